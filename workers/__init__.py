@@ -1,0 +1,1 @@
+"""Code that runs inside Skydeck's Slurm jobs."""

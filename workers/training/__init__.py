@@ -1,0 +1,1 @@
+"""The training job: rollout core and trainer integrations."""

@@ -1,0 +1,1 @@
+"""Trainer-independent rollout core."""
