@@ -1,0 +1,1 @@
+"""Skydeck: app/api."""
