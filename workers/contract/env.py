@@ -4,7 +4,7 @@ from pathlib import Path
 
 # Variables of a job's environment. Secrets never travel here, only paths of 0600 files do.
 ATTEMPT_FILE = "SKYDECK_ATTEMPT_FILE"
-"""Absolute path of the attempt's ``attempt.json`` (:class:`workers.contract.attempt.AttemptFile`)."""
+"""Absolute path of the attempt's ``attempt.json`` (:class:`~.attempt.AttemptFile`)."""
 ROLE = "SKYDECK_ROLE"
 """``runtime`` or ``trainer``."""
 INDEX = "SKYDECK_INDEX"

@@ -142,6 +142,8 @@ class PolicySpec(Message):
     start_timeout_s: float = Field(default=900.0, gt=0)
     """From job RUNNING to registered."""
     max_queue_wait_s: float | None = Field(default=None, gt=0)
+    max_waves: int = Field(default=8, ge=1)
+    """A step whose rollouts need more rounds of the sandbox slots than this is refused."""
 
 
 class RunSpec(Message):
