@@ -69,23 +69,30 @@ class TokenRecord:
 class Policy(Protocol):
     """The policy of one rollout. Calls come strictly one after another.
 
-    Order: ``start`` once, then ``turn``, then any number of (``observe``, ``turn``).
-    ``start`` raises ``PolicyOutOfRoom`` when the first prompt does not fit.
-    Every call may raise ``PolicyUnavailable``; after it the policy is spent.
+    Order: ``start``, then ``turn``, then any number of (``observe``, ``turn``).
+    Every call may raise ``PolicyUnavailable``.
     """
 
-    async def start(self, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> None: ...
+    async def start(self, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> None:
+        """Begins a record and drops what an earlier try of this rollout had recorded.
+
+        Raises ``PolicyOutOfRoom`` when the first prompt does not fit.
+        """
+        ...
 
     async def turn(self, max_tokens: int) -> Turn:
         """Samples one assistant message of at most ``max_tokens`` tokens.
 
         The policy may allow fewer when the rollout's total budget is nearly used up;
-        a turn cut that way stops with ``length``.
+        a turn cut that way stops with ``length``. Each try samples other tokens.
         """
         ...
 
     async def observe(self, messages: Sequence[Message]) -> None:
-        """Appends tool or user messages after the last turn. Never an assistant message."""
+        """Appends tool or user messages after the last turn. Never an assistant message.
+
+        Raises ``PolicyOutOfRoom`` and changes nothing when they leave no room to answer.
+        """
         ...
 
     def record(self) -> TokenRecord:

@@ -1,0 +1,1 @@
+"""Adapters between Skydeck's training job and concrete trainers."""
