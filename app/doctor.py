@@ -99,7 +99,8 @@ def _subordinate_ids(machine: Machine) -> Check:
         path = machine.root / "etc" / name
         lines = path.read_text().splitlines() if path.exists() else []
         if not any(line.split(":")[0] in (machine.user, str(machine.uid)) for line in lines):
-            mend = f"as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {machine.user}"
+            ranges = "--add-subuids 100000-165535 --add-subgids 100000-165535"
+            mend = f"as root: usermod {ranges} {machine.user}"
             text = f"{machine.user} has no line in /etc/{name}: rootless podman cannot map users"
             return Check("subordinate ids", "error", text, mend)
     return Check("subordinate ids", "ok", f"{machine.user} is in /etc/subuid and /etc/subgid")
@@ -112,7 +113,7 @@ def _cgroups(machine: Machine) -> Iterator[Check]:
     elif machine.uid == 0:
         yield Check("cgroups", "ok", "hybrid: the runtime hides the unified hierarchy from itself")
     else:
-        mend = "start the job inside a mount namespace without /sys/fs/cgroup/unified (docs/operations.md)"
+        mend = "start jobs in a mount namespace without it (docs/operations.md, hybrid cgroups)"
         text = "hybrid: crun refuses to start, and only root can hide the unified hierarchy"
         yield Check("cgroups", "error", text, mend)
 
