@@ -112,6 +112,9 @@ class BatchJob:
     """The whole environment of the worker besides PATH, HOME, LANG and the scheduler's own."""
     resources: Resources = Resources()
     comment: str = ""
+    """For people who look at the queue. Plain letters, digits and ``._:;=,/@+-`` only."""
+    exit_record_fields: Mapping[str, str | int] = field(default_factory=dict[str, str | int])
+    """What the minimal record says besides ``result`` (failed), ``exit_code`` and ``detail``."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,77 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from scheduler_backends import Backend, FakeWorld, frozen, sleep
+
+from slurm.faulty import FaultyScheduler
+from slurm.local import LocalScheduler
+from slurm.local_files import supervisor_pid
+from slurm.local_process import send_signal
+
+NO_PROCESSES = {
+    "processes": "it runs nothing: outcomes are scripted",
+    "partitions": "it has none; FakeScheduler.refuse_next plays a refusal",
+}
+
+
+def fake(tmp_path: Path) -> Iterator[Backend]:
+    world = FakeWorld()
+    yield Backend(
+        world.scheduler,
+        tmp_path,
+        pass_time=world.clock.move,
+        outage=world.outage,
+        gaps=NO_PROCESSES,
+        script=world.outcomes.__setitem__,
+    )
+
+
+def faulty(tmp_path: Path) -> Iterator[Backend]:
+    """Without faults the wrapper must be invisible."""
+    world = FakeWorld()
+    yield Backend(
+        FaultyScheduler(world.scheduler, world.clock),
+        tmp_path,
+        pass_time=world.clock.move,
+        outage=world.outage,
+        gaps=NO_PROCESSES,
+        script=world.outcomes.__setitem__,
+    )
+
+
+def local(tmp_path: Path) -> Iterator[Backend]:
+    directory = tmp_path / "scheduler"
+    scheduler = LocalScheduler(directory, deadline_s=3.0, grace_s=2.0, idle_exit_s=60.0)
+
+    @contextmanager
+    def outage() -> Iterator[None]:
+        supervisor = supervisor_pid(directory)
+        assert supervisor is not None
+        with frozen(supervisor.pid):
+            yield
+
+    yield Backend(
+        scheduler,
+        tmp_path,
+        pass_time=sleep,
+        outage=outage,
+        gaps={
+            "partitions": "one machine has no partitions; the field is ignored",
+            "memory": "an ordinary user cannot limit the memory of a process tree",
+        },
+    )
+    for job in scheduler.snapshot():
+        scheduler.cancel(job.name)
+    supervisor = supervisor_pid(directory)
+    if supervisor is not None:
+        send_signal(supervisor, 15)
+
+
+BACKENDS = {"fake": fake, "faulty": faulty, "local": local}
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+    yield from BACKENDS[request.param](tmp_path)
