@@ -1,1 +1,1 @@
-"""Skydeck: workers/runtime."""
+"""The server of a runtime job: keeps sandboxes and lets trainers run commands in them."""

@@ -1,0 +1,1 @@
+"""The program that runs inside every sandbox, and how it is compiled."""
