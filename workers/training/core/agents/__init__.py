@@ -1,0 +1,1 @@
+"""Agents: who turns a policy's text into actions in a sandbox."""
