@@ -11,9 +11,8 @@ from typing import Any
 from app.cli.client import ApiClient, CliError
 from app.cli.exit_codes import Exit
 from app.cli.output import clean, show_json, show_table
-from app.specfile import presets, read_document
+from app.specfile import read_document
 
-PRESETS = Path(__file__).resolve().parent.parent / "presets"
 FINAL = {"SUCCEEDED": Exit.OK, "FAILED": Exit.RUN_FAILED, "CANCELLED": Exit.RUN_CANCELLED}
 
 Wait = Callable[[float], object]
@@ -21,9 +20,7 @@ Wait = Callable[[float], object]
 
 
 def launch(args: Namespace, api: ApiClient, wait: Wait | None = None) -> Exit:
-    body = {"spec": document(args), "sets": list(args.set or ())}
-    if args.preset:
-        body["preset"] = preset_document(args.preset)
+    body = {"spec": document(args), "set": list(args.set or ()), "preset": args.preset}
     if args.dry_run:
         return _dry_run(args, api.post("/runs", body, dry_run="true"))
     key = args.idempotency_key or uuid.uuid4().hex
@@ -46,13 +43,6 @@ def document(args: Namespace) -> dict[str, Any]:
     if not spec:
         raise CliError("give a spec file, or --runtime-only", Exit.INVALID)
     return spec
-
-
-def preset_document(name: str) -> dict[str, Any]:
-    known = presets(PRESETS)
-    if name not in known:
-        raise CliError(f"no preset {name!r}; known: {', '.join(known) or 'none'}", Exit.INVALID)
-    return read_document(known[name])
 
 
 def _dry_run(args: Namespace, answer: dict[str, Any]) -> Exit:
@@ -109,17 +99,17 @@ def ps(args: Namespace, api: ApiClient) -> Exit:
 
 def show(args: Namespace, api: ApiClient) -> Exit:
     run = api.get(f"/runs/{args.run}")
-    jobs = api.get(f"/runs/{args.run}/jobs")
     if args.json:
-        show_json({**run, "jobs": jobs["items"]})
+        show_json(run)
         return Exit.OK
     for key, value in run.items():
         if not isinstance(value, dict | list):
             print(f"{key:>20}  {clean(str(value))}")
-    for name, truth in (run.get("truths") or {}).items():
-        print(f"{name:>20}  {clean(str(truth))}")
     print()
-    show_table(jobs["items"], ("role", "index", "generation", "state", "scheduler_id", "nodes"))
+    for truth in run["truths"]:
+        print(f"{truth['label']:>20}  {truth['verdict']:<4}  {clean(truth['text'])}")
+    print()
+    show_table(run["jobs"], ("role", "index", "generation", "state", "scheduler_id", "nodes"))
     return Exit.OK
 
 
