@@ -7,15 +7,15 @@ folder of this machine.
 
 import asyncio
 import json
-import os
 import re
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from workers.contract.attempt import AttemptFile
 from workers.contract.tasks import Task
-from workers.training.core.policy import Policy, PolicyOutOfRoom
+from workers.training.core.policy import Policy, PolicyOutOfRoom, TokenRecord
 
 CALL = re.compile(r"<parameter=command>(.*?)</parameter>", re.DOTALL)
 
@@ -23,6 +23,7 @@ CALL = re.compile(r"<parameter=command>(.*?)</parameter>", re.DOTALL)
 @dataclass(frozen=True)
 class LocalResult:
     reward: float | None
+    record: TokenRecord
 
 
 class LocalDriver:
@@ -34,18 +35,28 @@ class LocalDriver:
         self._slots = asyncio.Semaphore(8)
 
     async def run(
-        self, task: Task, *, sample: int, policy: Policy, step: int, group: str, validation: bool
+        self,
+        task: Task,
+        *,
+        step: int,
+        group: str,
+        sample: int,
+        policy: Callable[[], Policy],
+        validation: bool = False,
     ) -> LocalResult:
+        chosen = policy()
         with tempfile.TemporaryDirectory() as folder:
-            texts = await self._talk(task, policy, Path(folder))
+            texts = await self._talk(task, chosen, Path(folder))
             reward = await self._reward(task, texts, Path(folder))
         if sample in self._broken:
             reward = None
-        record = asdict(policy.record())
+        record = chosen.record()
         about = {"step": step, "sample": sample, "task": task.task_id, "validation": validation}
         with self._records.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(about | record | {"reward": reward, "texts": texts}) + "\n")
-        return LocalResult(reward)
+            out.write(
+                json.dumps(about | asdict(record) | {"reward": reward, "texts": texts}) + "\n"
+            )
+        return LocalResult(reward, record)
 
     async def _talk(self, task: Task, policy: Policy, folder: Path) -> list[str]:
         for name, text in task.files.items():
@@ -59,10 +70,10 @@ class LocalDriver:
                 break
             call = CALL.search(turn.text)
             observation = await self._execute(call[1], folder) if call else "no call"
-            if task.data_source != "dice" and ("PASSED" in observation or not call):
+            if task.data_source != "dice" and not call:
                 break
             try:
-                await policy.observe([{"role": "user", "content": observation}])
+                await policy.observe([{"role": "tool", "content": observation.strip()}])
             except PolicyOutOfRoom:
                 break
         return texts
@@ -72,7 +83,7 @@ class LocalDriver:
             process = await asyncio.create_subprocess_exec(
                 "bash", "-c", command,
                 cwd=folder,
-                env=os.environ | {"SKYDECK_RESULTS": str(folder / ".results")},
+                env={"PATH": "/usr/bin:/bin", "SKYDECK_RESULTS": str(folder / ".results")},
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
             )  # fmt: skip

@@ -69,22 +69,20 @@ class TokenRecord:
 class Policy(Protocol):
     """The policy of one rollout. Calls come strictly one after another.
 
-    Order: ``start``, then ``turn``, then any number of (``observe``, ``turn``).
-    Every call may raise ``PolicyUnavailable``.
+    Order: ``start`` once, then ``turn``, then any number of (``observe``, ``turn``).
+    Every call may raise ``PolicyUnavailable``; after it the policy is spent, and another try
+    of the rollout takes a fresh one.
     """
 
     async def start(self, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> None:
-        """Begins a record and drops what an earlier try of this rollout had recorded.
-
-        Raises ``PolicyOutOfRoom`` when the first prompt does not fit.
-        """
+        """Raises ``PolicyOutOfRoom`` when the first prompt does not fit."""
         ...
 
     async def turn(self, max_tokens: int) -> Turn:
         """Samples one assistant message of at most ``max_tokens`` tokens.
 
         The policy may allow fewer when the rollout's total budget is nearly used up;
-        a turn cut that way stops with ``length``. Each try samples other tokens.
+        a turn cut that way stops with ``length``.
         """
         ...
 

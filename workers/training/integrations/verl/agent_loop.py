@@ -16,7 +16,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics
 from workers.contract import env
 from workers.contract.attempt import AttemptFile
 from workers.contract.tasks import Task
-from workers.training.core.policy import Policy
+from workers.training.core.policy import Policy, TokenRecord
 from workers.training.integrations.verl.groups import Groups
 from workers.training.integrations.verl.token_policy import Limits, VerlPolicy, derived_seed
 
@@ -24,24 +24,27 @@ logger = logging.getLogger(__name__)
 
 
 class Result(Protocol):
+    """Of a whole rollout; without a reward it is an infrastructure failure after all retries."""
+
     @property
-    def reward(self) -> float | None:
-        """None: an infrastructure failure after all retries; nothing may be learned from it."""
-        ...
+    def reward(self) -> float | None: ...
+
+    @property
+    def record(self) -> TokenRecord | None: ...
 
 
 class Driver(Protocol):
-    """The rollout core, one per process."""
+    """The rollout core, one per process. It asks for a fresh policy for each try."""
 
     async def run(
         self,
         task: Task,
         *,
-        sample: int,
-        policy: Policy,
         step: int,
         group: str,
-        validation: bool,
+        sample: int,
+        policy: Callable[[], Policy],
+        validation: bool = False,
     ) -> Result: ...
 
 
@@ -91,63 +94,67 @@ class SkydeckAgentLoop(AgentLoopBase):
     ) -> AgentLoopOutput | None:
         began = time.monotonic()
         driver = await self._shared.driver()
-        task, policy = Task.model_validate_json(row["task"]), self._policy(sampling, row)
+        tries: list[VerlPolicy] = []
+
+        def fresh() -> VerlPolicy:
+            tries.append(self._policy(sampling, row, len(tries)))
+            return tries[-1]
+
         result = await driver.run(
-            task,
-            sample=int(row["session_id"]),
-            policy=policy,
+            Task.model_validate_json(row["task"]),
             step=int(row["global_steps"]),
             group=str(row["uid"]),
+            sample=int(row["session_id"]),
+            policy=fresh,
             validation=bool(row["validation"]),
         )
-        if result.reward is None:
+        if result.reward is None or result.record is None:
             return None
-        return self._output(policy, result.reward, time.monotonic() - began)
+        if result.record.trainable_tokens == 0:
+            logger.warning("a rollout was graded without one sampled token; it is left out")
+            return None
+        seconds = time.monotonic() - began
+        return _output(result.record, tries[-1], result.reward, seconds)
 
-    def _policy(self, sampling: dict[str, Any], row: dict[str, Any]) -> VerlPolicy:
-        trainer = self._shared.attempt.spec.trainer
-        identity = (
-            trainer.seed,
-            "eval" if row["validation"] else row["global_steps"],
-            row["index"],
-            row["session_id"],
-        )
+    def _policy(self, sampling: dict[str, Any], row: dict[str, Any], number: int) -> VerlPolicy:
+        seed = self._shared.attempt.spec.trainer.seed
+        phase = "eval" if row["validation"] else row["global_steps"]
+        identity = (seed, phase, row["index"], row["session_id"], number)
         return VerlPolicy(
             engine=self.server_manager,
             builder=self.continuous_token_builder,
             tokenizer=self.tokenizer,
             limits=Limits(self.rollout_config.prompt_length, self.rollout_config.response_length),
             sampling=sampling,
-            seed_of=lambda attempt, turn: derived_seed(*identity, attempt, turn),
+            seed_of=lambda turn: derived_seed(*identity, turn),
             clock=time.monotonic,
-        )
-
-    def _output(self, policy: VerlPolicy, reward: float, seconds: float) -> AgentLoopOutput | None:
-        record = policy.record()
-        if record.trainable_tokens == 0:
-            logger.warning("a rollout was graded without one sampled token; it is left out")
-            return None
-        # Every field explicitly: verl drops unset ones, and the columns of a batch must agree.
-        return AgentLoopOutput(
-            prompt_ids=list(record.prompt_ids),
-            response_ids=list(record.response_ids),
-            response_mask=list(record.mask),
-            response_logprobs=list(record.logprobs),
-            reward_score=reward,
-            num_turns=policy.chat_turns,
-            metrics=AgentLoopMetrics(
-                generate_sequences=policy.seconds,
-                tool_calls=max(0.0, seconds - policy.seconds),
-                compute_score=0.0,
-                num_preempted=-1,
-            ),
-            extra_fields=policy.extra_fields
-            | {"reward_extra_info": {}, "turn_scores": [], "tool_rewards": []},
         )
 
     def _group_size(self, validation: bool) -> int:
         config = self.rollout_config
         return int(config.val_kwargs.n if validation else config.n)
+
+
+def _output(
+    record: TokenRecord, policy: VerlPolicy, reward: float, seconds: float
+) -> AgentLoopOutput:
+    """Every field explicitly: verl drops unset ones, and the columns of a batch must agree."""
+    return AgentLoopOutput(
+        prompt_ids=list(record.prompt_ids),
+        response_ids=list(record.response_ids),
+        response_mask=list(record.mask),
+        response_logprobs=list(record.logprobs),
+        reward_score=reward,
+        num_turns=policy.chat_turns,
+        metrics=AgentLoopMetrics(
+            generate_sequences=policy.seconds,
+            tool_calls=max(0.0, seconds - policy.seconds),
+            compute_score=0.0,
+            num_preempted=-1,
+        ),
+        extra_fields=policy.extra_fields
+        | {"reward_extra_info": {}, "turn_scores": [], "tool_rewards": []},
+    )
 
 
 def attempt_path() -> Path:

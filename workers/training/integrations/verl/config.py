@@ -40,6 +40,7 @@ class Places:
     eval_rows: Path
     checkpoints: Path
     agent_loops: Path
+    router: Path
     work: Path
 
 
@@ -192,6 +193,8 @@ def _rollout(trainer: TrainerSpec, places: Places) -> Overrides:
     }
     if trainer.device is Device.GPU:
         made[f"{rollout}.enforce_eager"] = trainer.enforce_eager
+    else:
+        made[f"{rollout}.router_config_path"] = str(places.router)
     return made
 
 

@@ -27,6 +27,7 @@ from workers.training.integrations.verl.progress import MetricsTail, VerlProgres
 from workers.training.integrations.verl.rows import write_rows
 
 AGENT_LOOP = "workers.training.integrations.verl.agent_loop.SkydeckAgentLoop"
+ROUTER = "workers.training.integrations.verl.router.RouterActor"
 DRIVER_FACTORY = "workers.training.core.build:open_driver"
 
 
@@ -55,6 +56,7 @@ class VerlIntegration:
             _check_resume(Path(attempt.resume_from))
         places.checkpoints.mkdir(parents=True, exist_ok=True)
         places.agent_loops.write_text(_agent_loops(self._driver_factory), encoding="utf-8")
+        places.router.write_text(f"router_class: {ROUTER}\n", encoding="utf-8")
         scratch = self._make_scratch(attempt)
         return Command(
             argv=(self._python, "-m", "verl.trainer.main_ppo", *arguments(made)),
@@ -97,6 +99,7 @@ def places_of(attempt: AttemptFile) -> Places:
         eval_rows=work / "eval.jsonl",
         checkpoints=root / env.CHECKPOINTS_DIR,
         agent_loops=work / "agent_loops.yaml",
+        router=work / "router.yaml",
         work=work,
     )
 

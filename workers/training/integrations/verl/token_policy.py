@@ -61,7 +61,7 @@ class Limits:
 
 @dataclass(slots=True)
 class _State:
-    """What is known of the current try. Replaced as a whole, so a failed call changes nothing."""
+    """What is known so far; a failed call changes nothing."""
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None
@@ -84,7 +84,7 @@ class VerlPolicy:
         tokenizer: Tokenizer,
         limits: Limits,
         sampling: Mapping[str, Any],
-        seed_of: Callable[[int, int], int],
+        seed_of: Callable[[int], int],
         clock: Callable[[], float],
     ) -> None:
         self._engine = engine
@@ -94,8 +94,8 @@ class VerlPolicy:
         self._sampling = dict(sampling)
         self._seed_of = seed_of
         self._clock = clock
-        self._tries = 0
-        self._request_id = ""
+        # One id for all turns: the same replica and its prefix cache.
+        self._request_id = uuid4().hex
         self._state: _State | None = None
         self.extra_fields: dict[str, Any] = {}
         self.seconds = 0.0
@@ -106,16 +106,12 @@ class VerlPolicy:
         schemas = [dict(tool) for tool in tools] or None
         # Not verl's ct_build_initial_tokens: that cuts a long prompt on the left and goes on.
         ids = await asyncio.to_thread(self._builder.build_initial_tokens, plain, tools=schemas)
+        self._state = _State(plain, schemas, list(ids), len(ids))
         if len(ids) > self._limits.prompt_tokens:
             raise PolicyOutOfRoom(
                 f"the prompt has {len(ids)} tokens, trainer.max_prompt_tokens is "
                 f"{self._limits.prompt_tokens}"
             )
-        self._tries += 1
-        # One id for all turns: the same replica and its prefix cache.
-        self._request_id = uuid4().hex
-        self._state = _State(plain, schemas, list(ids), len(ids))
-        self.extra_fields = {}
 
     async def turn(self, max_tokens: int) -> Turn:
         state = self._started()
@@ -173,7 +169,7 @@ class VerlPolicy:
     async def _generate(self, state: _State, limit: int) -> Any:
         params = self._sampling | {
             "max_tokens": limit,
-            "seed": self._seed_of(self._tries, state.turns),
+            "seed": self._seed_of(state.turns),
         }
         began = self._clock()
         try:

@@ -8,7 +8,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from verl.workers.rollout.base import BaseRollout
 
-from workers.training.integrations.verl.cpu.replica import server_name
+from workers.training.integrations.verl.hf.actors import server_name
 
 
 class CpuAdapter(BaseRollout):

@@ -1,6 +1,5 @@
 """The device module that verl expects of a platform, answered for a CPU."""
 
-import os
 import resource
 from types import ModuleType
 from typing import Any
@@ -60,10 +59,3 @@ class CpuDevice(ModuleType):
 
     def set_rng_state(self, state: torch.Tensor, _device: object = None) -> None:
         torch.set_rng_state(state)
-
-
-def use_all_cores() -> int:
-    """Ray limits torch to one thread per process; one process computes at a time here."""
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(cores)
-    return cores

@@ -5,7 +5,7 @@ from typing import Any
 import torch.distributed
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
-from workers.training.integrations.verl.cpu.device import use_all_cores
+from workers.training.integrations.verl.hf.threads import use_all_cores
 
 
 def init_gloo() -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from workers.training.integrations.verl.cpu.decoder import Decoder, Row
-from workers.training.integrations.verl.cpu.sampling import SamplingParams
+from workers.training.integrations.verl.hf.decoder import Decoder, Row
+from workers.training.integrations.verl.hf.sampling import SamplingParams
 
 GATHER_SECONDS = 0.004
 """How long an idle engine waits for company after a request: a step's requests start as a

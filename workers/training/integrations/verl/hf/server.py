@@ -1,33 +1,41 @@
 """The ``hf_cpu`` server actor: token ids in, token ids and log-probabilities out."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
-from verl.utils.config import omega_conf_to_dataclass
-from verl.workers.config import HFModelConfig
-from verl.workers.rollout.replica import TokenOutput
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from workers.training.integrations.verl.cpu.device import use_all_cores
-from workers.training.integrations.verl.cpu.engine import Engine
-from workers.training.integrations.verl.cpu.sampling import SamplingParams
+from workers.training.integrations.verl.hf.engine import Engine
+from workers.training.integrations.verl.hf.sampling import SamplingParams
+from workers.training.integrations.verl.hf.threads import use_all_cores
 
 
-class CpuServer:
+@dataclass(slots=True)
+class Answer:
+    """The fields of verl's ``TokenOutput``, by the same names."""
+
+    token_ids: list[int]
+    log_probs: list[float]
+    stop_reason: str = "completed"
+    num_preempted: int = 0
+    routed_experts: None = None
+    extra_fields: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+class HfServer:
     """Runs inside a Ray actor. verl calls the no-ops too; each must exist."""
 
-    def __init__(self, config: Any, model_config: Any, replica_rank: int) -> None:
+    def __init__(self, model_path: str, default_tokens: int) -> None:
         use_all_cores()
-        self._config = config
-        model: HFModelConfig = omega_conf_to_dataclass(model_config)
-        served = AutoModelForCausalLM.from_pretrained(
-            model.local_path, dtype=torch.float32, attn_implementation="sdpa"
+        self._default_tokens = default_tokens
+        model = AutoModelForCausalLM.from_pretrained(
+            model_path, dtype=torch.float32, attn_implementation="sdpa"
         ).eval()
-        tokenizer = model.tokenizer
-        self._engine = Engine(served, stop_ids(served, tokenizer), tokenizer.pad_token_id or 0)
+        tokenizer = AutoTokenizer.from_pretrained(model_path)
+        self._engine = Engine(model, stop_ids(model, tokenizer), tokenizer.pad_token_id or 0)
         self._engine.start()
-        self._replica_rank = replica_rank
 
     async def ready(self) -> bool:
         return True
@@ -40,19 +48,14 @@ class CpuServer:
         image_data: list[Any] | None = None,
         video_data: list[Any] | None = None,
         **_: Any,
-    ) -> TokenOutput:
+    ) -> Answer:
         if image_data or video_data:
             raise ValueError("hf_cpu serves text only")
-        params = sampling_of(sampling_params, self._config.response_length)
+        params = sampling_of(sampling_params, self._default_tokens)
         sampled = await self._engine.generate(list(prompt_ids), params)
-        return TokenOutput(
-            token_ids=sampled.token_ids,
-            log_probs=sampled.logprobs,
-            stop_reason="completed",
-            num_preempted=0,
-            # An int always: verl's metrics convert it.
-            extra_fields={"global_steps": sampled.version},
-        )
+        # The version is an int always: verl's metrics convert it.
+        fields = {"global_steps": sampled.version}
+        return Answer(sampled.token_ids, sampled.logprobs, extra_fields=fields)
 
     async def update_weights(self, state: dict[str, torch.Tensor], global_steps: int) -> int:
         return await self._engine.load(state, global_steps)

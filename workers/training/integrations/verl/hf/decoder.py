@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from workers.training.integrations.verl.cpu.sampling import SamplingParams, choose
+from workers.training.integrations.verl.hf.sampling import SamplingParams, choose
 
 Layer = tuple[torch.Tensor, torch.Tensor]
 
