@@ -16,14 +16,15 @@ from sqlalchemy.engine import make_url
 
 from app import logs
 from app.clock import system_clock
-from app.db import tokens
+from app.db import installation, tokens
 from app.db.engine import make_engine, make_sessions
+from app.db.migrate import upgrade
 from app.db.tables import ApiToken
 from app.errors import Invalid
 from app.ids import new_id, new_token, token_hash
 from app.main import create_app
+from app.reconciler.batch import WorkerCommands
 from app.reconciler.loop import Reconciler
-from app.reconciler.perform import WorkerCommands
 from app.settings import Settings
 from app.webhooks.deliver import Deliverer
 from slurm.cli import CliScheduler
@@ -35,6 +36,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def engine(settings: Settings) -> Engine:
     return make_engine(settings.resolved_database_url)
+
+
+def prepare_database(settings: Settings) -> Engine:
+    """An engine whose database is at head and belongs to an installation."""
+    bind = engine(settings)
+    upgrade(bind)
+    with make_sessions(bind).begin() as session:
+        installation.ensure(session, lambda: new_id(4), system_clock())
+    return bind
 
 
 def shown_url(settings: Settings) -> str:

@@ -11,15 +11,13 @@ from app import up as supervisor
 from app import wiring
 from app.cli.client import TOKEN_FILE
 from app.cli.exit_codes import Exit
-from app.db.migrate import upgrade
 from app.settings import Settings
 
 
 def up(args: Namespace, settings: Settings) -> Exit:
     """Lock the data folder, migrate, listen, publish the address, keep both children alive."""
     with supervisor.lock_data_folder(settings.home):
-        engine = wiring.engine(settings)
-        upgrade(engine)
+        engine = wiring.prepare_database(settings)
         token = wiring.admin_token(settings, engine, settings.home / TOKEN_FILE)
         engine.dispose()
         sock = supervisor.listen(settings.host, settings.port)
@@ -58,6 +56,6 @@ def reconciler(args: Namespace, settings: Settings) -> Exit:
 
 
 def migrate(args: Namespace, settings: Settings) -> Exit:
-    upgrade(wiring.engine(settings))
+    wiring.prepare_database(settings)
     print(f"database at head: {wiring.shown_url(settings)}")
     return Exit.OK
