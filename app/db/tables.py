@@ -151,6 +151,7 @@ class Attempt(Base):
     trainer_registered_at: Mapped[datetime | None]
     trainer_heartbeat_at: Mapped[datetime | None]
     trainer_hostname: Mapped[str] = mapped_column(String(200), default="")
+    trainer_scheduler_job_id: Mapped[str | None] = mapped_column(String(32))
 
 
 class Job(Base):
@@ -195,6 +196,8 @@ class Runtime(Base):
     index: Mapped[int]
     generation: Mapped[int]
     job_name: Mapped[str] = mapped_column(String(120))
+    scheduler_job_id: Mapped[str | None] = mapped_column(String(32))
+    """Of the job that registered first: a second copy of the job is told apart by it."""
     state: Mapped[RuntimeState] = mapped_column(EnumText(RuntimeState))
     close_reason: Mapped[CloseReason | None] = mapped_column(EnumText(CloseReason))
     url: Mapped[str] = mapped_column(Text, default="")
