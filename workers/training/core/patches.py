@@ -75,6 +75,8 @@ def _diff(path: str, before: File | None, after: File | None) -> FileDiff | str 
     """The diff of one file, a note on why there is none, or None when nothing changed."""
     if before == after:
         return None
+    if after is None and before is not None and not before.content:
+        return f"{path}: empty and deleted, which GNU patch refuses to do; kept"
     old, new = _text(before), _text(after)
     if old is None or new is None:
         return f"{path}: binary or larger than {MAX_FILE} bytes, dropped"
