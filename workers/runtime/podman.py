@@ -6,6 +6,7 @@ What the traps below cost was measured with podman 4.3.1; each is named where it
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class PodmanLimits:
 
 
 class PodmanEngine:
-    """Use as a context: ``async with PodmanEngine.open(...) as engine``."""
+    """Made by :meth:`open`; whoever opened it must ``close`` it."""
 
     def __init__(
         self,
@@ -68,6 +69,7 @@ class PodmanEngine:
         self._client = client
         self._pids: dict[ContainerId, tuple[int, int]] = {}
         self._description = "podman"
+        self._restarting = asyncio.Lock()
 
     @staticmethod
     async def open(
@@ -75,7 +77,14 @@ class PodmanEngine:
     ) -> "PodmanEngine":
         """Starts the job's own podman and makes sure that it stores where it was told to."""
         service = PodmanService(home, path)
-        await service.start()
+        try:
+            await service.start()
+            # A copy of its own: the sandbox's user need not be able to read the cache's folder.
+            tool_server = Path(shutil.copy(tool_server, home.root / "toolserver"))
+            tool_server.chmod(0o755)
+        except BaseException:
+            await service.remove()
+            raise
         transport = httpx.AsyncHTTPTransport(
             uds=str(home.socket), limits=httpx.Limits(max_connections=64)
         )
@@ -303,11 +312,27 @@ class PodmanEngine:
     async def _call(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             return await self._client.request(method, path, **options)
+        except httpx.ConnectError as error:
+            async with self._restarting:
+                await self._service.restart()
+            return await self._once_more(method, path, options, error)
         except httpx.HTTPError as error:
-            raise EngineUnreachable(
-                f"podman did not answer {method} {path}: {type(error).__name__}; "
-                f"its log: {self._service.log_tail()}"
-            ) from error
+            raise self._unreachable(method, path, error) from error
+
+    async def _once_more(
+        self, method: str, path: str, options: dict[str, Any], first: httpx.HTTPError
+    ) -> httpx.Response:
+        """Nothing was sent the first time, so nothing can happen twice."""
+        try:
+            return await self._client.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise self._unreachable(method, path, error) from first
+
+    def _unreachable(self, method: str, path: str, error: httpx.HTTPError) -> EngineUnreachable:
+        return EngineUnreachable(
+            f"podman did not answer {method} {path}: {type(error).__name__}; "
+            f"its log: {self._service.log_tail()}"
+        )
 
 
 def _cause(answer: httpx.Response) -> str:

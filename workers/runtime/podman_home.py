@@ -194,6 +194,18 @@ class PodmanService:
         """Clears what a killed predecessor left, starts the service, waits for its socket."""
         await self.remove_leftovers()
         self._home.prepare()
+        await self._launch()
+
+    async def restart(self) -> bool:
+        """After the service died: containers go on without it, and a new one knows them all.
+        False if it lives, so that whatever failed had another cause."""
+        if self._process is None or self._process.returncode is None:
+            return False
+        self._home.socket.unlink(missing_ok=True)
+        await self._launch()
+        return True
+
+    async def _launch(self) -> None:
         log = (self._home.root / "service.log").open("ab")
         with log:
             self._process = await asyncio.create_subprocess_exec(

@@ -1,0 +1,375 @@
+"""A runtime job from its start to its exit record."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from workers import preflight
+from workers.contract import env
+from workers.contract.exit_record import ExitRecord, ExitResult
+from workers.contract.registration import RegisterRuntime
+from workers.contract.sandbox_api import Limit, StopReason
+from workers.contract.version import CONTRACT_VERSION
+from workers.control_plane import (
+    AsyncControlPlane,
+    Conflict,
+    ControlPlaneError,
+    Superseded,
+    Unavailable,
+    read_address,
+)
+from workers.runtime import limits
+from workers.runtime.auth import TokenCheck, read_token
+from workers.runtime.clock import Clock
+from workers.runtime.engine import Engine, EngineError, LimitNotEnforced, SandboxRuntimeError
+from workers.runtime.podman import PodmanEngine
+from workers.runtime.podman_home import PodmanHome, home_for
+from workers.runtime.pool import Pool
+from workers.runtime.sandboxes import Sandboxes
+from workers.runtime.server import create_app, listen, own_address, serving
+from workers.runtime.service import Identity, RuntimeService
+from workers.runtime.settings import RuntimeSettings
+from workers.runtime.slots import Slots
+from workers.runtime.toolserver.build import ToolServerBuildError, build
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+ROLE = "runtime"
+TICK_S = 1.0
+SILENT_PAUSE_S = 5.0
+DRAIN_S = 8.0
+LAST_HEARTBEAT_S = 2.0
+EXIT_CODES = {ExitResult.FAILED: 1, ExitResult.PREFLIGHT_FAILED: 3}
+
+
+@dataclass(frozen=True)
+class Ending:
+    result: ExitResult
+    detail: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES.get(self.result, 0)
+
+
+class Stopped(Exception):
+    """Unwinds the start when the job is told to end before it serves."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending.detail)
+        self.ending = ending
+
+
+class Stop:
+    """Why the job ends; the first reason counts."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self._ending: Ending | None = None
+
+    def __call__(self, ending: Ending) -> None:
+        if self._ending is None:
+            self._ending = ending
+        self._event.set()
+
+    async def wait(self) -> Ending:
+        await self._event.wait()
+        assert self._ending is not None
+        return self._ending
+
+
+async def run(settings: RuntimeSettings) -> Ending:
+    """Serves until told to stop. Never raises for anything that a node or engine can do."""
+    stop = Stop()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        ending = Ending(ExitResult.DRAINED, f"told to stop by {number.name}")
+        loop.add_signal_handler(number, stop, ending)
+    try:
+        return await _guarded(settings, stop)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def _guarded(settings: RuntimeSettings, stop: Stop) -> Ending:
+    try:
+        return await _work(settings, stop)
+    except Stopped as stopped:
+        ending = stopped.ending
+    except (ToolServerBuildError, LimitNotEnforced) as error:
+        ending = Ending(ExitResult.PREFLIGHT_FAILED, str(error))
+    except (SandboxRuntimeError, ControlPlaneError, OSError, ValueError) as error:
+        log.exception("the runtime failed")
+        ending = Ending(ExitResult.FAILED, f"{type(error).__name__}: {error}")
+    write_exit_record(settings, ending)
+    return ending
+
+
+async def _work(settings: RuntimeSettings, stop: Stop) -> Ending:
+    _preflight(settings)
+    token = read_token(settings.attempt_dir / env.TOKEN_SANDBOX)
+    async with _engine(settings, stop) as (engine, home):
+        spec = settings.attempt.spec.runtime
+        await _until_stopped(stop, _load_images(engine, settings))
+        pool = _pool(engine, home, settings)
+        clock = Clock()
+        sandboxes = Sandboxes(Slots(spec.slots), pool, clock)
+        service = RuntimeService(
+            identity=_identity(settings),
+            sandboxes=sandboxes,
+            check_token=TokenCheck(token),
+            engine=engine.description,
+        )
+        service.limits = await _until_stopped(stop, _probe(engine, pool, settings))
+        for limit in service.limits:
+            log.info("limit %s: enforced=%s (%s)", limit.name, limit.enforced, limit.evidence)
+        return await _serve(settings, service, pool, stop)
+
+
+def _preflight(settings: RuntimeSettings) -> None:
+    archives = map(Path, settings.attempt.spec.runtime.image_archives)
+    checks = preflight.check_runtime(
+        preflight.this_node(settings.path), settings.temporary, archives
+    )
+    bad = preflight.failed(checks)
+    if bad:
+        text = "; ".join(check.text() for check in bad)
+        raise Stopped(Ending(ExitResult.PREFLIGHT_FAILED, text))
+
+
+@contextlib.asynccontextmanager
+async def _engine(
+    settings: RuntimeSettings, stop: Stop
+) -> AsyncIterator[tuple[Engine, PodmanHome]]:
+    tool_server = await asyncio.to_thread(build, settings.cache)
+    rootless = os.geteuid() != 0
+    home = PodmanHome(
+        root=home_for(settings.job_name, settings.temporary),
+        rootless=rootless,
+        cgroups=not rootless,
+    )
+    opening = PodmanEngine.open(home, settings.path, tool_server)
+    engine = await _until_stopped(stop, opening)
+    log.info("%s in %s", engine.description, home.root)
+    try:
+        yield engine, home
+    finally:
+        await engine.close()
+
+
+async def _load_images(engine: Engine, settings: RuntimeSettings) -> None:
+    for archive in settings.attempt.spec.runtime.image_archives:
+        log.info("loaded %s from %s", ", ".join(await engine.load_image(Path(archive))), archive)
+
+
+def _pool(engine: Engine, home: PodmanHome, settings: RuntimeSettings) -> Pool:
+    attempt = settings.attempt
+    labels = {
+        "skydeck.installation": attempt.installation,
+        "skydeck.run": attempt.run_id,
+        "skydeck.attempt": str(attempt.attempt),
+        "skydeck.index": str(settings.index),
+        "skydeck.generation": str(settings.generation),
+    }
+    return Pool(
+        engine=engine,
+        spec=attempt.spec.runtime,
+        control=home.control,
+        new_name=lambda: f"sb-{secrets.token_hex(5)}",
+        labels=labels,
+        parallel=2 * settings.cores,
+    )
+
+
+async def _probe(engine: Engine, pool: Pool, settings: RuntimeSettings) -> tuple[Limit, ...]:
+    spec = settings.attempt.spec.runtime
+    box = await pool.make(spec.image)
+    try:
+        return await limits.measure(engine, box, spec)
+    finally:
+        await pool.stop(box)
+
+
+def _identity(settings: RuntimeSettings) -> Identity:
+    return Identity(
+        attempt=settings.attempt,
+        index=settings.index,
+        generation=settings.generation,
+        job_name=settings.job_name,
+        scheduler_job_id=settings.scheduler_job_id,
+        hostname=socket.gethostname(),
+        pid=os.getpid(),
+    )
+
+
+async def _serve(
+    settings: RuntimeSettings, service: RuntimeService, pool: Pool, stop: Stop
+) -> Ending:
+    listener = listen(own_address(_control_plane_url(settings)))
+    host, port = listener.getsockname()[:2]
+    url = f"http://{host}:{port}"
+    control_plane = AsyncControlPlane(
+        Path(settings.attempt.control_plane_file), settings.attempt_dir / env.TOKEN_RUNTIME
+    )
+    try:
+        async with serving(create_app(service), listener):
+            log.info("serving at %s", url)
+            loops = (
+                _keep_known(control_plane, service, url, stop),
+                _keep_tidy(service.sandboxes),
+            )
+            tasks = [asyncio.ensure_future(_watched(loop, stop)) for loop in loops]
+            ending = await stop.wait()
+            log.info("ending: %s %s", ending.result, ending.detail)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await _drain(service, pool, control_plane, ending)
+            write_exit_record(settings, ending)
+            return ending
+    finally:
+        await control_plane.close()
+
+
+async def _drain(
+    service: RuntimeService, pool: Pool, control_plane: AsyncControlPlane, ending: Ending
+) -> None:
+    """Bounded, because whoever told us to stop will kill us soon; the engine's end takes away
+    whatever is not removed by then."""
+    over = ending.result is ExitResult.SUPERSEDED
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            await service.sandboxes.drain(StopReason.LEASE_OVER if over else StopReason.DRAIN)
+    if not over:
+        with contextlib.suppress(ControlPlaneError, TimeoutError):
+            async with asyncio.timeout(LAST_HEARTBEAT_S):
+                await control_plane.runtime_heartbeat(service.heartbeat())
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            await pool.close()
+
+
+def _control_plane_url(settings: RuntimeSettings) -> str:
+    try:
+        return read_address(Path(settings.attempt.control_plane_file))
+    except Unavailable:
+        return "http://127.0.0.1"
+
+
+async def _watched(work: Awaitable[None], stop: Stop) -> None:
+    """A loop that breaks must end the job with its reason, not leave it half alive."""
+    try:
+        await work
+    except (Superseded, Conflict) as error:
+        stop(Ending(ExitResult.SUPERSEDED, str(error)))
+    except Exception as error:  # the boundary of the job's own loops
+        log.exception("a loop of the runtime broke")
+        stop(Ending(ExitResult.FAILED, f"{type(error).__name__}: {error}"))
+
+
+async def _keep_known(
+    control_plane: AsyncControlPlane, service: RuntimeService, url: str, stop: Stop
+) -> None:
+    """Registers, then sends heartbeats. A silent control plane changes nothing here: running
+    rollouts need none. Superseded and Conflict end the job."""
+    while True:
+        try:
+            pause = (await control_plane.register_runtime(_registration(service, url))).heartbeat_s
+            break
+        except Unavailable as error:
+            log.warning("registration: %s", error)
+            await asyncio.sleep(SILENT_PAUSE_S)
+    service.not_ready = ""
+    log.info("registered")
+    while True:
+        await _heartbeat(control_plane, service, stop)
+        await asyncio.sleep(pause)
+
+
+async def _heartbeat(control_plane: AsyncControlPlane, service: RuntimeService, stop: Stop) -> None:
+    message = service.heartbeat()
+    try:
+        answer = await control_plane.runtime_heartbeat(message)
+    except Unavailable as error:
+        log.warning("heartbeat: %s", error)
+        return
+    service.sandboxes.acknowledge(message.sandboxes)
+    if answer.drain:
+        service.sandboxes.close_door()
+    drained = service.sandboxes.draining and service.sandboxes.slots.used == 0
+    if answer.stop or drained:
+        stop(Ending(ExitResult.DRAINED, "the control plane said stop"))
+
+
+def _registration(service: RuntimeService, url: str) -> RegisterRuntime:
+    identity = service.identity
+    return RegisterRuntime(
+        contract_version=CONTRACT_VERSION,
+        run_id=identity.attempt.run_id,
+        attempt=identity.attempt.attempt,
+        index=identity.index,
+        generation=identity.generation,
+        job_name=identity.job_name,
+        scheduler_job_id=identity.scheduler_job_id,
+        hostname=identity.hostname,
+        pid=identity.pid,
+        url=url,
+        slots=service.sandboxes.slots.total,
+        engine=service.engine,
+        limits=service.limits,
+    )
+
+
+async def _keep_tidy(sandboxes: Sandboxes) -> None:
+    while True:
+        try:
+            await sandboxes.tick()
+        except EngineError as error:
+            log.warning("tidying: %s", error)
+        await asyncio.sleep(TICK_S)
+
+
+async def _until_stopped(stop: Stop, work: Coroutine[Any, Any, Result]) -> Result:
+    """The work's result; or Stopped, with the work cancelled, if the job is told to end first."""
+    working = asyncio.ensure_future(work)
+    told = asyncio.ensure_future(stop.wait())
+    await asyncio.wait((working, told), return_when=asyncio.FIRST_COMPLETED)
+    if working.done():
+        told.cancel()
+        return working.result()
+    working.cancel()
+    await asyncio.wait((working,))
+    raise Stopped(told.result())
+
+
+def write_exit_record(settings: RuntimeSettings, ending: Ending) -> None:
+    """Whole or not at all: written beside its place and renamed."""
+    record = ExitRecord(
+        contract_version=CONTRACT_VERSION,
+        run_id=settings.attempt.run_id,
+        attempt=settings.attempt.attempt,
+        role=ROLE,
+        index=settings.index,
+        generation=settings.generation,
+        result=ending.result,
+        exit_code=ending.exit_code,
+        detail=ending.detail[-4000:],
+    )
+    path = env.exit_record_path(settings.attempt_dir, ROLE, settings.index, settings.generation)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    with part.open("w") as file:
+        file.write(record.model_dump_json())
+        file.flush()
+        os.fsync(file.fileno())
+    part.rename(path)
