@@ -127,7 +127,8 @@ def _model(trainer: TrainerSpec) -> Overrides:
         f"{model}.path": trainer.model_path,
         # verl's default, flash attention 2, does not exist on a CPU and not on every GPU.
         f"+{model}.override_config.attn_implementation": "eager" if on_cpu else "sdpa",
-        f"{model}.use_remove_padding": not on_cpu,
+        # Asks for flash attention's helpers.
+        f"{model}.use_remove_padding": False,
         f"{model}.enable_gradient_checkpointing": trainer.gradient_checkpointing,
     }
 
@@ -137,7 +138,8 @@ def _actor(trainer: TrainerSpec) -> Overrides:
     actor = "actor_rollout_ref.actor"
     made: Overrides = {
         f"{actor}.strategy": "fsdp2",
-        f"{actor}.use_torch_compile": not on_cpu,
+        # Needs a compiler and Python's headers on every node.
+        f"{actor}.use_torch_compile": False,
         # Counts prompts: verl multiplies by n itself.
         f"{actor}.ppo_mini_batch_size": trainer.prompts_per_step,
         f"{actor}.ppo_micro_batch_size_per_gpu": micro_batch(trainer),
@@ -150,7 +152,7 @@ def _actor(trainer: TrainerSpec) -> Overrides:
         f"{actor}.fsdp_config.seed": trainer.seed,
         f"{actor}.fsdp_config.param_offload": trainer.param_offload,
         f"{actor}.fsdp_config.optimizer_offload": trainer.optimizer_offload,
-        f"{actor}.fsdp_config.use_torch_compile": not on_cpu,
+        f"{actor}.fsdp_config.use_torch_compile": False,
     }
     if on_cpu:
         # fsdp_config.dtype=float32 has no effect; without this the engine samples from

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from workers.training.integrations.verl.hf.engine import Engine
 from workers.training.integrations.verl.hf.sampling import SamplingParams
-from workers.training.integrations.verl.hf.threads import use_all_cores
+from workers.training.integrations.verl.hf.threads import use_cores_for
 
 
 @dataclass(slots=True)
@@ -28,11 +28,11 @@ class HfServer:
     """Runs inside a Ray actor. verl calls the no-ops too; each must exist."""
 
     def __init__(self, model_path: str, default_tokens: int) -> None:
-        use_all_cores()
         self._default_tokens = default_tokens
         model = AutoModelForCausalLM.from_pretrained(
             model_path, dtype=torch.float32, attn_implementation="sdpa"
         ).eval()
+        use_cores_for(model.num_parameters())
         tokenizer = AutoTokenizer.from_pretrained(model_path)
         self._engine = Engine(model, stop_ids(model, tokenizer), tokenizer.pad_token_id or 0)
         self._engine.start()
