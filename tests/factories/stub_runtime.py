@@ -108,14 +108,15 @@ class StubRuntime:
             return self._json(self._exec(sandbox, ExecRequest.model_validate_json(request.content)))
         path = request.url.params["path"].strip("/")
         if operation == "put":
-            sandbox.files |= unpack(request.content, "/").files
+            put = unpack(request.content, path).files
+            sandbox.files |= {f"{path}/{name}": file for name, file in put.items()}
             return httpx.Response(204)
         below = {
             name.removeprefix(f"{path}/"): file
             for name, file in sandbox.files.items()
             if name.startswith(f"{path}/")
         }
-        return httpx.Response(200, content=pack(below, f"/{path.rpartition('/')[2]}"))
+        return httpx.Response(200, content=pack(below))
 
     def _create(self, request: SandboxCreate) -> httpx.Response:
         self.created.append(request)
@@ -144,12 +145,10 @@ class StubRuntime:
         assert request.argv is not None
         nonce = request.argv[6]
         verdict = self.verdict(sandbox)
-        if verdict is not None:
-            content = File(json.dumps({"tests": verdict}).encode())
-            sandbox.files[request.env[RESULTS].strip("/")] = content
+        written = "" if verdict is None else json.dumps({"tests": verdict})
         passed = verdict is not None and all(verdict.values())
         code = self.grader_exit if self.grader_exit is not None else int(not passed)
-        return result(f"{nonce} applied\nlog of the tests\n", code)
+        return result(f"{nonce} applied\n{written}", code)
 
     def _health(self) -> RuntimeHealth:
         return RuntimeHealth(

@@ -75,7 +75,7 @@ async def test_the_runtime_with_most_free_slots_is_chosen() -> None:
     world = World([(lease(0, slots=1), lease(1, slots=3))])
     await world.broker.renew()
     chosen: list[int] = []
-    async with world.broker.reserve() as a, world.broker.reserve() as b:
+    async with world.broker.reserve() as a, world.broker.reserve() as b:  # noqa: SIM117 - too long
         async with world.broker.reserve() as c, world.broker.reserve() as d:
             chosen = [a.index, b.index, c.index, d.index]
             assert not await try_reserve(world.broker)

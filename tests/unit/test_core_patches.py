@@ -65,7 +65,7 @@ FILES = st.dictionaries(NAMES, st.builds(File, TEXTS, st.booleans()), max_size=5
 
 
 @pytest.mark.skipif(shutil.which("patch") is None, reason="needs GNU patch")
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(FILES, FILES)
 def test_gnu_patch_rebuilds_the_workspace_exactly(
     base: dict[str, File], after: dict[str, File]
@@ -138,8 +138,8 @@ def regular(name: str, content: bytes = b"x") -> tuple[str, bytes, bytes, str]:
     return (name, tarfile.REGTYPE, content, "")
 
 
-@pytest.mark.parametrize("name", ["testbed/a.py", "./a.py", "a.py", "./testbed/a.py"])
-def test_names_are_relative_to_the_workspace_whatever_the_tar_calls_it(name: str) -> None:
+@pytest.mark.parametrize("name", ["./a.py", "a.py"])
+def test_names_are_relative_to_the_workspace(name: str) -> None:
     assert list(unpack(tar_of(regular(name)), FOLDER).files) == ["a.py"]
 
 
@@ -148,12 +148,12 @@ def test_names_are_relative_to_the_workspace_whatever_the_tar_calls_it(name: str
     [
         "/etc/passwd",
         "../x",
-        "testbed/../../x",
-        "testbed/a\nb",
-        'testbed/a"b',
-        "testbed/a\\b",
-        "testbed/a ",
-        "testbed/a\tb",
+        "../../x",
+        "a\nb",
+        'a"b',
+        "a\\b",
+        "a ",
+        "a\tb",
     ],
 )
 def test_odd_names_are_dropped_with_a_note(name: str) -> None:
@@ -164,30 +164,32 @@ def test_odd_names_are_dropped_with_a_note(name: str) -> None:
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
 def test_links_and_devices_are_dropped_and_replace_what_was_there(kind: bytes) -> None:
-    tar = tar_of(regular("testbed/a"), ("testbed/a", kind, b"", "/etc/passwd"))
+    tar = tar_of(regular("a"), ("a", kind, b"", "/etc/passwd"))
     snapshot = unpack(tar, FOLDER)
     assert snapshot.files == {}
     assert "not a regular file" in snapshot.notes[0]
 
 
 def test_leftovers_of_tools_are_ignored() -> None:
-    names = ["testbed/.git/config", "testbed/__pycache__/a.pyc", "testbed/d/.pytest_cache/x"]
+    names = [".git/config", "__pycache__/a.pyc", "d/.pytest_cache/x"]
     assert unpack(tar_of(*(regular(n) for n in names)), FOLDER) == Snapshot({}, ())
 
 
 def test_a_broken_archive_is_told_apart_from_an_empty_one() -> None:
     with pytest.raises(BadArchive):
         unpack(b"not a tar" * 200, FOLDER)
-    whole = pack({"a": File(b"x" * 5000)}, FOLDER)
+    whole = pack({"a": File(b"x" * 5000)})
     with pytest.raises(BadArchive):
         unpack(whole[:3000], FOLDER)
 
 
+@settings(deadline=None)
 @given(FILES)
 def test_what_is_packed_comes_back(files: dict[str, File]) -> None:
-    assert unpack(pack(files, FOLDER), FOLDER).files == files
+    assert unpack(pack(files), FOLDER).files == files
 
 
+@settings(deadline=None)
 @given(st.text(max_size=20))
 def test_plain_names_survive_a_patch_header(name: str) -> None:
     if is_plain(name):

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.training.core.toolcalls import Malformed, Tool, parse
@@ -72,6 +72,7 @@ def test_a_call_after_a_bad_one_is_still_found() -> None:
 COMMANDS = st.text(alphabet=st.sampled_from("ab \n'\"$&|;-/{}")).filter(lambda s: bool(s.strip()))
 
 
+@settings(deadline=None)
 @given(COMMANDS)
 def test_what_is_written_into_a_call_comes_out_of_it(command: str) -> None:
     assert parse(CALL.format(command)).calls[0].command == command.strip()
@@ -85,6 +86,7 @@ PIECES = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(PIECES, max_size=40))
 def test_hostile_text_never_raises_and_is_always_classified(pieces: list[str]) -> None:
     parsed = parse("".join(pieces))

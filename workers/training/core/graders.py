@@ -5,14 +5,15 @@ What makes a result hard to forge:
 - the sandbox is fresh; only the patch goes in, minus everything at or around the test files and
   minus files that Python would run by itself (``conftest.py``, ``sitecustomize.py``, new modules
   named like ones of the standard library);
-- the result is a file at a path nobody can guess, fetched by the engine and not by a program of
-  the sandbox; stdout counts for nothing after its first line, which is ours and is printed before
-  any of the agent's code can run;
-- the exit code and the file must agree.
+- the result goes to a path nobody can guess and is copied the moment the tests end to a stream
+  that is ours alone: output of the tests goes elsewhere, and whatever else is written to our
+  stream spoils the result instead of replacing it;
+- the exit code and the result must agree.
 
 The gap that remains: code that the test command imports *into its own process* can read the path
-from the environment and write the file. Tests of untrusted code must therefore observe it from
-another process and write the result last, as those of the demo do.
+from the environment, write the file and exit; and code of the same user can read the test files.
+Tests of untrusted code must therefore observe it from another process and write the result last,
+as those of the demo do.
 """
 
 import json
@@ -31,33 +32,36 @@ from workers.contract.sandbox_api import ExecRequest
 from workers.contract.tasks import Task
 from workers.training.core.errors import InfrastructureFailure
 from workers.training.core.patches import FileDiff, Patch
-from workers.training.core.sandbox_client import ArchiveTooLarge, CommandResult, Sandbox
-from workers.training.core.workspace import BadArchive, File, pack, text_files, unpack
+from workers.training.core.sandbox_client import CommandResult, Sandbox
+from workers.training.core.workspace import File, pack, text_files
 
 _SCRATCH = "/tmp/"  # noqa: S108 - in the sandbox, which nobody else uses
 _LOG_TAIL = 4000
-_OUTPUT_BYTES = 65536
-_MAX_RESULT = 2**20
+_OUTPUT_BYTES = 2**20
 _RUN_BY_PYTHON = frozenset({"conftest.py", "sitecustomize.py", "usercustomize.py"})
 
 # $1 workdir, $2 staging folder, $3 nonce, $4 test command, then the test paths to replace.
 _RUNNER = """\
-mkdir -p "$1" && cd "$1" || exit 97
+mkdir -p "$1" "${SKYDECK_RESULTS%/*}" && cd "$1" || exit 97
 command -v patch >/dev/null || exit 98
 stage=$2 nonce=$3 tests=$4
 shift 4
+if [ -d "$stage/files" ]; then cp -R "$stage/files/." . || exit 97; fi
 if [ -s "$stage/patch" ] && ! patch -p1 --batch --forward --fuzz=0 --no-backup-if-mismatch \
--s <"$stage/patch" >"$stage/log" 2>&1
-then echo "$nonce refused"; cat "$stage/log"; exit 1
+-s <"$stage/patch" >&2
+then echo "$nonce refused"; exit 1
 fi
 rm -rf -- "$@" && cp -R "$stage/tests/." . && rm -rf "$stage" || exit 99
 echo "$nonce applied"
-unset stage nonce
-if command -v bash >/dev/null; then exec bash -c "$tests"; fi
-exec sh -c "$tests"
+shell=sh
+if command -v bash >/dev/null; then shell=bash; fi
+"$shell" -c "$tests" >&2 </dev/null
+code=$?
+if [ -f "$SKYDECK_RESULTS" ]; then cat "$SKYDECK_RESULTS"; fi
+exit $code
 """
 _RUNNER_TROUBLE = {
-    97: "the working directory cannot be made",
+    97: "the working directory cannot be written",
     98: "the image has no `patch`; install it there",
     99: "the tests could not be written",
 }
@@ -106,29 +110,25 @@ class HiddenTestsGrader:
         return Grade(grader=self.name, passed=False, log_tail=f"empty patch\n{notes}".strip())
 
     async def grade(self, task: Task, patch: Patch, sandbox: Sandbox, timeout_s: float) -> Grade:
-        """1. one archive with workspace, patch and tests; 2. one command that applies and tests;
-        3. the result file, fetched from outside."""
+        """One archive with workspace, patch and tests; one command that applies and tests."""
         nonce, stage, results = self.nonce(), _SCRATCH + self.nonce(), _SCRATCH + self.nonce()
-        applied = protected(task, patch)
-        await sandbox.put("/", pack(_contents(task, applied, stage, results), "/"))
+        await sandbox.put(stage, pack(_contents(task, protected(task, patch))))
         run = await sandbox.run(_request(task, stage, nonce, f"{results}/r.json", timeout_s))
-        return await self._judge(task, run, nonce, results, sandbox)
+        return self._judge(task, run, nonce, sandbox)
 
-    async def _judge(
-        self, task: Task, run: CommandResult, nonce: str, results: str, sandbox: Sandbox
-    ) -> Grade:
-        first, _, rest = run.stdout.partition("\n")
-        log = f"{rest}\n{run.stderr}".strip()[-_LOG_TAIL:]
+    def _judge(self, task: Task, run: CommandResult, nonce: str, sandbox: Sandbox) -> Grade:
+        first, _, written = run.stdout.partition("\n")
+        log = run.stderr.strip()[-_LOG_TAIL:]
         if first == f"{nonce} refused":
             return self._grade(run, sandbox, False, (), f"the patch does not apply\n{log}")
         if first != f"{nonce} applied":
             raise _failed(task, _RUNNER_TROUBLE.get(run.exit_code, f"exit {run.exit_code}"), log)
         if run.timed_out:
             raise _failed(task, f"the tests ran longer than {run.seconds:.0f} s", log)
-        tests = _tests(task, await _fetch(sandbox, results), log)
+        tests = _tests(task, written, log)
         passed = all(test.passed for test in tests)
         if passed != (run.exit_code == 0):
-            raise _failed(task, f"exit code {run.exit_code} and the result file disagree", log)
+            raise _failed(task, f"exit code {run.exit_code} and the result disagree", log)
         return self._grade(run, sandbox, passed, tests, log)
 
     def _grade(
@@ -163,14 +163,12 @@ def _meddles(file: FileDiff) -> bool:
     return path.name in _RUN_BY_PYTHON or path.suffix == ".pth" or shadows
 
 
-def _contents(task: Task, patch: Patch, stage: str, results: str) -> dict[str, File]:
-    below = task.workdir.lstrip("/")
-    given, tests = text_files(task.files), text_files(task.tests)
+def _contents(task: Task, patch: Patch) -> dict[str, File]:
+    """Below the staging folder."""
     return {
-        **{f"{below}/{name}": file for name, file in given.items()},
-        **{f"{stage.lstrip('/')}/tests/{name}": file for name, file in tests.items()},
-        f"{stage.lstrip('/')}/patch": File(patch.text.encode()),
-        f"{results.lstrip('/')}/about": File(b""),
+        **{f"files/{name}": file for name, file in text_files(task.files).items()},
+        **{f"tests/{name}": file for name, file in text_files(task.tests).items()},
+        "patch": File(patch.text.encode()),
     }
 
 
@@ -185,22 +183,13 @@ def _request(task: Task, stage: str, nonce: str, results: str, timeout_s: float)
     )
 
 
-async def _fetch(sandbox: Sandbox, results: str) -> bytes | None:
+def _tests(task: Task, written: str, log: str) -> tuple[TestResult, ...]:
+    if not written:
+        raise _failed(task, f"the test command wrote nothing to ${RESULTS}", log)
     try:
-        tar = await sandbox.fetch(results, _MAX_RESULT)
-        file = unpack(tar, results).files.get("r.json")
-    except (BadArchive, ArchiveTooLarge):
-        return None
-    return file.content if file is not None else None
-
-
-def _tests(task: Task, content: bytes | None, log: str) -> tuple[TestResult, ...]:
-    if content is None:
-        raise _failed(task, f"the test command wrote no file to ${RESULTS}", log)
-    try:
-        results = _Results.model_validate(json.loads(content))
+        results = _Results.model_validate(json.loads(written))
     except (ValidationError, ValueError, RecursionError) as error:
-        raise _failed(task, f"the result file is not of the agreed form: {error}", log) from error
+        raise _failed(task, f"the result is not of the agreed form: {error}", log) from error
     if not results.tests:
         raise InfrastructureFailure(
             InvalidReason.NO_TESTS, f"task {task.task_id}: no test ran\n{log}", retryable=False

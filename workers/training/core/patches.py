@@ -97,7 +97,8 @@ def _text(file: File | None) -> str | None:
 
 def _header(path: str, before: File | None, after: File | None) -> str:
     """git's extended header: it alone can tell of empty files and of modes."""
-    first = f"diff --git a/{path} b/{path}\n"
+    quote = '"' if " " in path else ""
+    first = f"diff --git {quote}a/{path}{quote} {quote}b/{path}{quote}\n"
     if before is None:
         assert after is not None, "one side exists"
         return first + f"new file mode {_mode(after)}\n"

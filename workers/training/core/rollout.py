@@ -23,7 +23,7 @@ from workers.training.core.errors import AttemptSuperseded, InfrastructureFailur
 from workers.training.core.graders import Grader
 from workers.training.core.patches import Patch, PatchTooLarge, make_patch
 from workers.training.core.policy import Message, Policy, PolicyUnavailable, TokenRecord
-from workers.training.core.sandbox_client import ArchiveTooLarge, Sandbox, open_sandbox
+from workers.training.core.sandbox_client import ArchiveRefused, Sandbox, open_sandbox
 from workers.training.core.setup import Workspaces
 from workers.training.core.tries import RolloutTry
 from workers.training.core.workspace import MAX_ARCHIVE, BadArchive, File, unpack
@@ -218,12 +218,13 @@ class RolloutDriver:
 
 
 async def _patch(task: Task, sandbox: Sandbox, base: Mapping[str, File]) -> Patch:
-    """The agent's changes. Too many of them are its own doing: nothing of them is graded."""
+    """The agent's changes. That they are too many, or unreadable, is its own doing: it gets no
+    patch, and so no reward."""
     try:
         tar = await sandbox.fetch(task.workdir, MAX_ARCHIVE)
         # In a thread: comparing hostile files takes its time, and all rollouts share this loop.
         return await asyncio.to_thread(lambda: make_patch(base, unpack(tar, task.workdir)))
-    except (ArchiveTooLarge, PatchTooLarge) as error:
+    except (ArchiveRefused, PatchTooLarge) as error:
         return Patch(notes=(f"no patch: {error}",))
     except BadArchive as error:
         raise InfrastructureFailure(InvalidReason.SANDBOX_LOST, str(error)) from error

@@ -108,14 +108,14 @@ class SandboxClient:
         )
 
     async def get_archive(self, sandbox_id: str, path: str, limit: int) -> bytes:
-        """The tar of a file or folder; raises :class:`ArchiveTooLarge` above ``limit`` bytes."""
+        """The tar of a file or folder; raises :class:`ArchiveRefused`."""
         try:
             async with self._http.stream(
                 "GET", _path(sandbox_id, "/archive"), params={"path": path}
             ) as response:
                 if not response.is_success:
                     await response.aread()
-                    raise _failure(response)
+                    raise _refusal(response)
                 return await _read_bounded(response, limit)
         except httpx.TransportError as error:
             raise _lost(self.url, error) from error
@@ -154,8 +154,9 @@ class SandboxClient:
         raise AssertionError("tries must be at least 1")
 
 
-class ArchiveTooLarge(Exception):
-    """More bytes than the caller takes; whose fault that is, the caller knows."""
+class ArchiveRefused(Exception):
+    """The path cannot be read, or is larger than the caller takes; whose fault that is, the
+    caller knows."""
 
 
 class Sandbox:
@@ -260,7 +261,7 @@ async def _read_bounded(response: httpx.Response, limit: int) -> bytes:
     async for chunk in response.aiter_bytes():
         read += chunk
         if len(read) > limit:
-            raise ArchiveTooLarge(f"{response.request.url}: more than {limit} bytes")
+            raise ArchiveRefused(f"{response.request.url}: more than {limit} bytes")
     return bytes(read)
 
 
@@ -276,6 +277,11 @@ def _failure(response: httpx.Response) -> InfrastructureFailure:
         retryable=code is not SandboxErrorCode.INVALID,
         retry_after_s=_retry_after(response),
     )
+
+
+def _refusal(response: httpx.Response) -> InfrastructureFailure | ArchiveRefused:
+    code, detail = _error_of(response)
+    return ArchiveRefused(detail) if code is SandboxErrorCode.INVALID else _failure(response)
 
 
 def _error_of(response: httpx.Response) -> tuple[SandboxErrorCode | None, str]:

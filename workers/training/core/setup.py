@@ -7,7 +7,7 @@ from workers.contract.reports import InvalidReason
 from workers.contract.sandbox_api import ExecRequest
 from workers.contract.tasks import Task
 from workers.training.core.errors import InfrastructureFailure
-from workers.training.core.sandbox_client import ArchiveTooLarge, Sandbox
+from workers.training.core.sandbox_client import ArchiveRefused, Sandbox
 from workers.training.core.workspace import (
     MAX_ARCHIVE,
     BadArchive,
@@ -41,7 +41,7 @@ class Workspaces:
         of_image = await self._image_files(task, sandbox)
         given = text_files(task.files)
         if given:
-            await sandbox.put("/", pack(given, task.workdir))
+            await sandbox.put(task.workdir, pack(given))
         base = {**of_image, **given}
         return hostname, {n: f for n, f in base.items() if is_plain(n) and not is_ignored(n)}
 
@@ -74,7 +74,7 @@ async def _probe(task: Task, sandbox: Sandbox) -> str:
 async def _read_files(task: Task, sandbox: Sandbox) -> Mapping[str, File]:
     try:
         return unpack(await sandbox.fetch(task.workdir, MAX_ARCHIVE), task.workdir).files
-    except ArchiveTooLarge as error:
+    except ArchiveRefused as error:
         raise InfrastructureFailure(
             InvalidReason.IMAGE_FAILED, f"image {task.image}: {error}", retryable=False
         ) from error

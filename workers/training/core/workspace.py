@@ -42,15 +42,12 @@ def text_files(files: Mapping[str, str]) -> dict[str, File]:
     return {name: File(text.encode()) for name, text in files.items()}
 
 
-def pack(files: Mapping[str, File], below: str) -> bytes:
-    """A tar to unpack at ``/`` with the files below the absolute folder.
-
-    It has no entries for folders: one for ``/tmp`` would change the mode of what is there.
-    """
+def pack(files: Mapping[str, File]) -> bytes:
+    """A tar of the files. It has no entries for folders, which would change those there."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, file in sorted(files.items()):
-            entry = tarfile.TarInfo(str(PurePosixPath(below, name)).lstrip("/"))
+            entry = tarfile.TarInfo(name)
             entry.mode = 0o755 if file.executable else 0o644
             entry.mtime = _MTIME
             entry.size = len(file.content)
@@ -59,13 +56,13 @@ def pack(files: Mapping[str, File], below: str) -> bytes:
 
 
 def unpack(tar: bytes, folder: str) -> Snapshot:
-    """The files of a tar of ``folder``, whose entries may begin with its last name or with ``.``"""
+    """The files of a tar of ``folder``. Its entries are relative to it: ``./a/b`` or ``a/b``."""
     files: dict[str, File] = {}
     notes: list[str] = []
     try:
         with tarfile.open(fileobj=io.BytesIO(tar), mode="r:") as archive:
             for entry in archive:
-                _take(archive, entry, PurePosixPath(folder).name, files, notes)
+                _take(archive, entry, files, notes)
                 if len(files) > MAX_FILES:
                     notes.append(f"only the first {MAX_FILES} files were read")
                     break
@@ -77,13 +74,12 @@ def unpack(tar: bytes, folder: str) -> Snapshot:
 def _take(
     archive: tarfile.TarFile,
     entry: tarfile.TarInfo,
-    top: str,
     files: dict[str, File],
     notes: list[str],
 ) -> None:
     if entry.isdir():
         return
-    name = _relative(entry.name, top)
+    name = _relative(entry.name)
     if name is None or not is_plain(name):
         notes.append(f"{entry.name!r}: not a plain name, dropped")
     elif not entry.isreg():
@@ -95,12 +91,11 @@ def _take(
         files[name] = File(content.read(), bool(entry.mode & _EXECUTABLE))
 
 
-def _relative(name: str, top: str) -> str | None:
+def _relative(name: str) -> str | None:
     """The name below the folder; None for absolute names and names that climb."""
     if name.startswith("/") or ".." in name.split("/"):
         return None
-    path = PurePosixPath(name)
-    return str(path.relative_to(top)) if path.is_relative_to(top) else str(path)
+    return name.removeprefix("./")
 
 
 def is_plain(name: str) -> bool:
