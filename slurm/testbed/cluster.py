@@ -3,7 +3,8 @@
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from slurm.testbed import daemons, namespace, packages, processes
@@ -59,6 +60,18 @@ def down(layout: Layout) -> None:
     for name in ("slurmctld", "slurmdbd", "mariadbd", "munged", namespace.HOLDER):
         processes.stop(layout, [name])
     _remove_cgroups()
+
+
+@contextmanager
+def borrowed(layout: Layout) -> Iterator[None]:
+    """Up for the time being; down again only if it was down before."""
+    before = running(layout)
+    up(layout)
+    try:
+        yield
+    finally:
+        if not before:
+            down(layout)
 
 
 def wipe(layout: Layout) -> None:

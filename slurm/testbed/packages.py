@@ -32,7 +32,7 @@ _IDS = 65536
 
 def install_packages() -> None:
     """Nothing is started by the installation; what the machine allows afterwards is as before."""
-    missing = [name for name in PACKAGES if not _installed(name)]
+    missing = missing_packages()
     if not missing:
         return
     command = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
@@ -43,6 +43,10 @@ def install_packages() -> None:
     with _no_service_starts():
         _apt(["apt-get", "update", "-qq"], environment)
         _apt(command, environment)
+
+
+def missing_packages() -> list[str]:
+    return [name for name in PACKAGES if not _installed(name)]
 
 
 def ensure_user(layout: Layout) -> None:

@@ -1,14 +1,21 @@
+import os
+import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from scheduler_backends import Backend, FakeWorld, frozen, sleep
+from scheduler_backends import Backend, FakeWorld, Renamed, frozen, sleep
 
+from slurm.cli import CliScheduler
 from slurm.faulty import FaultyScheduler
 from slurm.local import LocalScheduler
 from slurm.local_files import supervisor_pid
 from slurm.local_process import send_signal
+from slurm.testbed import cluster, namespace, processes
+from slurm.testbed.layout import USER, Layout, default_dir
+from slurm.testbed.packages import missing_packages
 
 NO_PROCESSES = {
     "processes": "it runs nothing: outcomes are scripted",
@@ -69,9 +76,49 @@ def local(tmp_path: Path) -> Iterator[Backend]:
         send_signal(supervisor, 15)
 
 
+@pytest.fixture(scope="session")
+def testbed() -> Iterator[Layout]:
+    if os.geteuid() != 0 or missing_packages():
+        pytest.skip("no Slurm on this machine; as root: python -m slurm.testbed up")
+    layout = Layout(default_dir())
+    with cluster.borrowed(layout):
+        yield layout
+
+
+@pytest.fixture
+def cli(testbed: Layout) -> Iterator[Backend]:
+    mark = f"t{secrets.token_hex(4)}-"
+    directory = testbed.home / "conformance" / mark
+    directory.mkdir(parents=True)
+    for folder in (directory, directory.parent):
+        shutil.chown(folder, USER, USER)
+    scheduler = CliScheduler(user=USER, wrapper=namespace.as_user(testbed, []))
+
+    @contextmanager
+    def outage() -> Iterator[None]:
+        slurmctld = processes.find(testbed, "slurmctld")
+        assert slurmctld is not None
+        with frozen(slurmctld.pid):
+            yield
+
+    yield Backend(
+        Renamed(scheduler, mark),
+        directory,
+        pass_time=sleep,
+        outage=outage,
+        gaps={"time_limit": "Slurm looks twice a minute, after the first one: 74 s measured"},
+        patience_s=60.0,
+    )
+    for job in scheduler.snapshot(mark):
+        scheduler.cancel(job.name)
+
+
 BACKENDS = {"fake": fake, "faulty": faulty, "local": local}
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=[*BACKENDS, pytest.param("cli", marks=pytest.mark.slurm)])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    yield from BACKENDS[request.param](tmp_path)
+    if request.param == "cli":
+        yield request.getfixturevalue("cli")
+    else:
+        yield from BACKENDS[request.param](tmp_path)

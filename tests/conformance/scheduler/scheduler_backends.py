@@ -4,14 +4,14 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from slurm.fake import FakeScheduler, Outcome
-from slurm.port import BatchJob, JobSnapshot, Resources, Scheduler, SlurmState
+from slurm.port import BatchJob, JobSnapshot, Resources, Scheduler, SlurmJobId, SlurmState
 
 SMALL = Resources(memory_mb=200, time_limit_s=120)
 
@@ -75,6 +75,36 @@ class Backend:
         since = datetime.now(UTC) - timedelta(hours=1)
         self.eventually(lambda: bool(self.scheduler.history([name], since)))
         return self.scheduler.history([name], since)
+
+
+class Renamed:
+    """One test's share of a scheduler that remembers the jobs of others."""
+
+    def __init__(self, inner: Scheduler, mark: str) -> None:
+        self._inner = inner
+        self._mark = mark
+
+    @property
+    def kind(self) -> str:
+        return self._inner.kind
+
+    def submit(self, job: BatchJob) -> SlurmJobId:
+        return self._inner.submit(replace(job, name=self._mark + job.name))
+
+    def release(self, job_id: SlurmJobId) -> None:
+        self._inner.release(job_id)
+
+    def cancel(self, name: str, job_ids: Sequence[SlurmJobId] = ()) -> None:
+        self._inner.cancel(self._mark + name, job_ids)
+
+    def snapshot(self, prefix: str = "") -> tuple[JobSnapshot, ...]:
+        return self._strip(self._inner.snapshot(self._mark + prefix))
+
+    def history(self, names: Sequence[str], since: datetime) -> tuple[JobSnapshot, ...]:
+        return self._strip(self._inner.history([self._mark + name for name in names], since))
+
+    def _strip(self, jobs: tuple[JobSnapshot, ...]) -> tuple[JobSnapshot, ...]:
+        return tuple(replace(job, name=job.name.removeprefix(self._mark)) for job in jobs)
 
 
 class FakeClock:

@@ -221,6 +221,7 @@ def test_the_log_is_appended_to(backend: Backend) -> None:
     need(backend, "processes")
     job = backend.job("sd-log", "echo out; echo err >&2")
     job.log_path.write_text("earlier\n")
+    job.log_path.chmod(0o666)
     backend.run(job)
     assert sorted(job.log_path.read_text().split()) == ["earlier", "err", "out"]
 
