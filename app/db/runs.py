@@ -1,45 +1,51 @@
-"""Runs, attempts and jobs: the queries of the reconciler, and the only writer of their state.
+"""The queries of the reconciler, and the only writer of run, attempt and job state.
 
 A change is described by two views, before and after. It is written as one compare-and-set on the
 run's version with the events of every transition in the same transaction. A job has no version of
 its own: its run's version guards it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from sqlalchemy import Select, func, or_, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
-from app.db import events
-from app.db.tables import Attempt, Checkpoint, Installation, Job, Run, Runtime
-from app.db.tables import Sweep as SweepRow
-from app.domain.admit import Waiting, admitted
-from app.domain.model import AttemptView, JobView, RuntimeView, RunView
+from app.db import run_events
+from app.db.run_views import ATTEMPT_COLUMNS, JOB_COLUMNS, installation_id, load
+from app.db.tables import Attempt, Checkpoint, Job, Run, Runtime
+from app.domain.model import JobView, RuntimeView, RunView
 from app.domain.states import (
     JOB_ALLOWED,
     JOB_FINAL,
     RUN_ALLOWED,
     RUN_FINAL,
     RUNTIME_ALLOWED,
-    Desired,
     JobState,
     RunState,
     RuntimeState,
 )
-from workers.contract.exit_record import ExitRecord, ExitResult
-from workers.contract.spec import RunSpec
+
+__all__ = [
+    "IllegalTransition",
+    "check",
+    "claim_due",
+    "defer",
+    "forget_absences",
+    "installation_id",
+    "last_heard",
+    "leftovers",
+    "live_jobs",
+    "load",
+    "store",
+]
 
 S = TypeVar("S", RunState, JobState, RuntimeState)
 
 
 class IllegalTransition(Exception):
     """A state change that the tables of ``app.domain.states`` do not allow: a bug of ours."""
-
-
-def installation_id(session: Session) -> str:
-    return session.scalars(select(Installation.id)).one()
 
 
 def claim_due(session: Session, now: datetime, limit: int = 1000) -> list[str]:
@@ -53,45 +59,9 @@ def claim_due(session: Session, now: datetime, limit: int = 1000) -> list[str]:
     return list(session.scalars(query))
 
 
-def next_due(session: Session) -> datetime | None:
-    """When the earliest unfinished run wants to be looked at."""
-    return session.scalar(select(func.min(Run.next_check_at)).where(Run.state.not_in(RUN_FINAL)))
-
-
 def defer(session: Session, run_id: str, until: datetime) -> None:
     """Look at this run no earlier. Only for runs that cannot be stepped: it has no guard."""
     session.execute(update(Run).where(Run.id == run_id).values(next_check_at=until))
-
-
-def load(session: Session, run_id: str) -> RunView | None:
-    """The run with its current attempt, or None if there is no such run."""
-    run = session.get(Run, run_id, populate_existing=True)
-    if run is None:
-        return None
-    of_attempt = (run_id, run.attempt)
-    jobs = session.scalars(_of(Job, *of_attempt).order_by(Job.id))
-    runtimes = session.scalars(_of(Runtime, *of_attempt).order_by(Runtime.id))
-    return RunView(
-        id=run.id,
-        installation=installation_id(session),
-        kind=run.kind,
-        spec=RunSpec.model_validate(run.spec),
-        desired=Desired(run.desired),
-        state=run.state,
-        state_since=run.state_since,
-        version=run.version,
-        attempt=_attempt_view(session, run),
-        attempt_number=run.attempt,
-        attempts_without_checkpoint=run.attempts_without_checkpoint,
-        reason=run.reason,
-        reason_detail=run.reason_detail,
-        started_at=run.started_at,
-        ended_at=run.ended_at,
-        jobs=tuple(_job_view(job) for job in jobs),
-        runtimes=tuple(_runtime_view(runtime) for runtime in runtimes),
-        avoid_nodes=_avoid_nodes(session, run_id),
-        admitted=_admitted(session, run),
-    )
 
 
 def live_jobs(session: Session) -> list[Job]:
@@ -149,7 +119,7 @@ def store(session: Session, before: RunView, after: RunView, now: datetime) -> b
     runtimes = {runtime.job_name: runtime for runtime in before.runtimes}
     for runtime in after.runtimes:
         _store_runtime(session, after, runtimes.get(runtime.job_name), runtime, now)
-    _report_run(session, before, after, now)
+    run_events.report_run(session, before, after, now)
     return True
 
 
@@ -180,19 +150,6 @@ def check(allowed: dict[S, frozenset[S]], old: S, new: S, what: str) -> None:
         raise IllegalTransition(f"{what}: {old} -> {new}")
 
 
-_ATTEMPT_COLUMNS = (
-    "directory",
-    "runtime_token_hash",
-    "trainer_token_hash",
-    "resume_checkpoint",
-    "resume_step",
-    "prepared_at",
-    "reason",
-    "reason_detail",
-    "ended_at",
-)
-
-
 def _store_attempt(session: Session, before: RunView, after: RunView, now: datetime) -> None:
     old, new = before.attempt, after.attempt
     if old is not None and (new is None or new.number != old.number):
@@ -202,7 +159,7 @@ def _store_attempt(session: Session, before: RunView, after: RunView, now: datet
         return
     row = _attempt_row(session, after.id, new.number, started_at=new.started_at)
     fresh = old is None or old.number != new.number
-    for column in _ATTEMPT_COLUMNS:
+    for column in ATTEMPT_COLUMNS:
         setattr(row, column, getattr(new, column))
     if fresh:
         _resume_from(session, row)
@@ -236,32 +193,12 @@ def _resume_from(session: Session, row: Attempt) -> None:
         row.resume_step = newest.step
 
 
-_JOB_COLUMNS = (
-    "state",
-    "state_since",
-    "scheduler_id",
-    "raw_state",
-    "pending_reason",
-    "detail",
-    "exit_code",
-    "signal",
-    "nodes",
-    "not_before",
-    "absent_since",
-    "cancel_requested_at",
-    "submit_started_at",
-    "submitted_at",
-    "started_at",
-    "ended_at",
-)
-
-
 def _store_job(
     session: Session, run: RunView, old: JobView | None, new: JobView, now: datetime
 ) -> None:
     if old == new:
         return
-    values = {column: getattr(new, column) for column in _JOB_COLUMNS}
+    values = {column: getattr(new, column) for column in JOB_COLUMNS}
     record = new.exit_record
     values["exit_record"] = record.model_dump(mode="json") if record else None
     if old is None:
@@ -272,7 +209,7 @@ def _store_job(
             check(JOB_ALLOWED, old.state, new.state, f"job {new.name}")
         session.execute(update(Job).where(Job.name == old.name).values(values))
     if old is None or old.state is not new.state:
-        _report_job(session, run, old, new, now)
+        run_events.report_job(session, run, old, new, now)
 
 
 def _store_runtime(
@@ -282,7 +219,7 @@ def _store_runtime(
         return
     if old is None:
         _insert_runtime(session, run, runtime)
-        _report_runtime(session, run, None, runtime, now)
+        run_events.report_runtime(session, run, None, runtime, now)
         return
     check(RUNTIME_ALLOWED, old.state, runtime.state, f"runtime of {runtime.job_name}")
     # The broker may have moved it meanwhile; from any open state it may be closed.
@@ -293,7 +230,7 @@ def _store_runtime(
         .returning(Runtime.id)
     )
     if closed.first() is not None:
-        _report_runtime(session, run, old, runtime, now)
+        run_events.report_runtime(session, run, old, runtime, now)
 
 
 def _insert_runtime(session: Session, run: RunView, runtime: RuntimeView) -> None:
@@ -308,153 +245,3 @@ def _insert_runtime(session: Session, run: RunView, runtime: RuntimeView) -> Non
             limits=[],
         )
     )
-
-
-def _report_run(session: Session, before: RunView, after: RunView, now: datetime) -> None:
-    if before.state is after.state:
-        return
-    stopping = after.state is RunState.STOPPING
-    why = f": {after.reason_detail}" if after.reason_detail and stopping else ""
-    if after.state in RUN_FINAL and after.reason is not None:
-        why = f": {after.reason_detail or after.reason}"
-    data = {
-        "from": before.state,
-        "to": after.state,
-        "attempt": after.attempt_number,
-        "reason": after.reason,
-        "detail": after.reason_detail,
-    }
-    _append(session, after, "run.state", f"{before.state} -> {after.state}{why}", data, now)
-    if before.attempt_number != after.attempt_number:
-        text = f"attempt {after.attempt_number} follows: attempt {before.attempt_number} ended by "
-        data = {"attempt": after.attempt_number, "reason": before.reason}
-        _append(session, after, "run.attempt", f"{text}{before.reason}", data, now)
-
-
-def _report_job(
-    session: Session, run: RunView, old: JobView | None, new: JobView, now: datetime
-) -> None:
-    data = {
-        "job": new.name,
-        "role": new.role,
-        "index": new.index,
-        "attempt": new.attempt,
-        "generation": new.generation,
-        "scheduler_id": new.scheduler_id,
-        "from": old.state if old else None,
-        "to": new.state,
-    }
-    text = f"{new.role} job {new.index}: {f'{old.state} -> ' if old else ''}{new.state}"
-    if new.state is JobState.REJECTED and new.detail:
-        text = f"{text}: {new.detail}"
-    _append(session, run, "job.state", text, data, now)
-
-
-def _report_runtime(
-    session: Session, run: RunView, old: RuntimeView | None, new: RuntimeView, now: datetime
-) -> None:
-    data = {
-        "index": new.index,
-        "generation": new.generation,
-        "attempt": run.attempt_number,
-        "from": old.state if old else None,
-        "to": new.state,
-        "close_reason": new.close_reason,
-    }
-    why = f" ({new.close_reason})" if new.close_reason else ""
-    text = f"runtime {new.index} generation {new.generation}: {new.state}{why}"
-    _append(session, run, "runtime.state", text, data, now)
-
-
-def _append(
-    session: Session, run: RunView, kind: str, text: str, data: dict[str, Any], now: datetime
-) -> None:
-    events.append(session, kind=kind, text=text, at=now, run_id=run.id, data=data)
-
-
-T = TypeVar("T", Job, Runtime)
-
-
-def _of(table: type[T], run_id: str, attempt: int) -> Select[T]:
-    return (
-        select(table)
-        .where(table.run_id == run_id, table.attempt == attempt)
-        .execution_options(populate_existing=True)
-    )
-
-
-def _attempt_view(session: Session, run: Run) -> AttemptView | None:
-    row = session.get(Attempt, (run.id, run.attempt), populate_existing=True)
-    if row is None:
-        return None
-    newer = select(Checkpoint.step).where(
-        Checkpoint.run_id == run.id,
-        Checkpoint.attempt == run.attempt,
-        Checkpoint.complete.is_(True),
-        Checkpoint.step > row.resume_step,
-    )
-    columns = {column: getattr(row, column) for column in _ATTEMPT_COLUMNS}
-    return AttemptView(
-        number=row.number,
-        started_at=row.started_at,
-        trainer_registered=row.trainer_registered_at is not None,
-        saved_checkpoint=session.scalar(newer.limit(1)) is not None,
-        **columns,
-    )
-
-
-def _job_view(row: Job) -> JobView:
-    columns = {column: getattr(row, column) for column in _JOB_COLUMNS}
-    record = ExitRecord.model_validate(row.exit_record) if row.exit_record else None
-    return JobView(
-        name=row.name,
-        attempt=row.attempt,
-        role=row.role,
-        index=row.index,
-        generation=row.generation,
-        exit_record=record,
-        **columns,
-    )
-
-
-def _runtime_view(row: Runtime) -> RuntimeView:
-    return RuntimeView(
-        index=row.index,
-        generation=row.generation,
-        job_name=row.job_name,
-        state=row.state,
-        close_reason=row.close_reason,
-        heartbeat_at=row.heartbeat_at,
-        closed_at=row.closed_at,
-    )
-
-
-def _avoid_nodes(session: Session, run_id: str) -> tuple[str, ...]:
-    ended = session.scalars(
-        select(Job).where(Job.run_id == run_id, Job.exit_record.is_not(None), Job.nodes != "")
-    )
-    unfit = {job.nodes for job in ended if _unfit(job.exit_record)}
-    return tuple(sorted(unfit))
-
-
-def _unfit(record: dict[str, Any] | None) -> bool:
-    return record is not None and record.get("result") == ExitResult.PREFLIGHT_FAILED
-
-
-def _admitted(session: Session, run: Run) -> bool:
-    if run.state is not RunState.PENDING or run.sweep_id is None:
-        return True
-    sweep = session.get_one(SweepRow, run.sweep_id)
-    mine = select(Run).where(Run.sweep_id == sweep.id, Run.state.not_in(RUN_FINAL))
-    members = list(session.scalars(mine))
-    return run.id in admitted(_waiting(members), _active(members), sweep.parallel)
-
-
-def _waiting(members: Iterable[Run]) -> list[Waiting]:
-    return [
-        Waiting(run.id, run.sweep_index or 0) for run in members if run.state is RunState.PENDING
-    ]
-
-
-def _active(members: Iterable[Run]) -> int:
-    return sum(run.state is not RunState.PENDING for run in members)

@@ -1,6 +1,6 @@
 """A cluster and its workers around the real reconciler: played on a clock, without waiting."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,9 +29,10 @@ from app.domain.states import Desired, Role, RunState, RuntimeState
 from app.reconciler.batch import WorkerCommands
 from app.reconciler.loop import LEADERSHIP, Reconciler
 from app.settings import Settings
-from slurm.fake import FakeScheduler, Outcome
+from slurm.fake import Outcome
 from slurm.faulty import Fault, FaultyScheduler
-from slurm.port import BatchJob, JobSnapshot, Scheduler, SlurmJobId, SlurmState
+from slurm.port import Scheduler, SlurmState
+from tests.factories.cluster import Crash, Crashing, CrashPlan, Ledger
 from workers.contract import env
 from workers.contract.exit_record import ExitRecord, ExitResult
 from workers.contract.spec import RunKind, RunSpec
@@ -39,90 +40,6 @@ from workers.contract.version import CONTRACT_VERSION
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 INSTALLATION = "test"
-
-
-class Crash(BaseException):
-    """The reconciler's process dies here."""
-
-
-class Ledger(FakeScheduler):
-    """Remembers which jobs were ever allowed to run."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.released: dict[str, set[SlurmJobId]] = {}
-        self.names: dict[SlurmJobId, str] = {}
-
-    def submit(self, job: BatchJob) -> SlurmJobId:
-        job_id = super().submit(job)
-        self.names[job_id] = job.name
-        return job_id
-
-    def release(self, job_id: SlurmJobId) -> None:
-        super().release(job_id)
-        if job_id in self.names:
-            self.released.setdefault(self.names[job_id], set()).add(job_id)
-
-    def live(self) -> list[JobSnapshot]:
-        return [seen for seen in self.snapshot() if seen.ended_at is None]
-
-
-@dataclass
-class CrashPlan:
-    """When the reconciler dies: before or after the n-th effect from now."""
-
-    effects_left: int | None = None
-    after: bool = False
-
-    def before_effect(self) -> None:
-        if self.effects_left is None:
-            return
-        if self.effects_left == 0 and not self.after:
-            self.effects_left = None
-            raise Crash
-
-    def after_effect(self) -> None:
-        if self.effects_left is None:
-            return
-        if self.effects_left == 0:
-            self.effects_left = None
-            raise Crash
-        self.effects_left -= 1
-
-
-class Crashing:
-    """Dies around an effect; a look is none."""
-
-    def __init__(self, inner: Scheduler, plan: CrashPlan) -> None:
-        self._inner = inner
-        self._plan = plan
-
-    @property
-    def kind(self) -> str:
-        return self._inner.kind
-
-    def submit(self, job: BatchJob) -> SlurmJobId:
-        self._plan.before_effect()
-        try:
-            return self._inner.submit(job)
-        finally:
-            self._plan.after_effect()
-
-    def release(self, job_id: SlurmJobId) -> None:
-        self._plan.before_effect()
-        self._inner.release(job_id)
-        self._plan.after_effect()
-
-    def cancel(self, name: str, job_ids: Sequence[SlurmJobId] = ()) -> None:
-        self._plan.before_effect()
-        self._inner.cancel(name, job_ids)
-        self._plan.after_effect()
-
-    def snapshot(self, prefix: str = "") -> tuple[JobSnapshot, ...]:
-        return self._inner.snapshot(prefix)
-
-    def history(self, names: Sequence[str], since: datetime) -> tuple[JobSnapshot, ...]:
-        return self._inner.history(names, since)
 
 
 def memory_sessions() -> Sessions:
@@ -138,14 +55,18 @@ class World:
     sessions: Sessions = field(default_factory=memory_sessions)
     now: datetime = START
     job_seconds: float = 100_000.0
+    queue_seconds: float = 0.0
     purge_after_s: float = 300.0
+    accounting_lag_s: float = 5.0
     probe: Callable[[str], str] = lambda _url: ""
     spy: Callable[[Scheduler], Scheduler] = lambda scheduler: scheduler
 
     def __post_init__(self) -> None:
         self.settings = Settings(data_dir=self.folder)
-        timeout = Outcome(run_s=self.job_seconds, state=SlurmState.TIMEOUT)
-        self.cluster = Ledger(self.clock, lambda _job: timeout, self.purge_after_s)
+        fate = Outcome(self.queue_seconds, self.job_seconds, state=SlurmState.TIMEOUT)
+        self.cluster = Ledger(
+            self.clock, lambda _job: fate, self.purge_after_s, self.accounting_lag_s
+        )
         self.wire = FaultyScheduler(self.cluster, self.clock, self._faults())
         self.crash = CrashPlan()
         self._count = 0
@@ -181,7 +102,10 @@ class World:
         return f"id{self._count}"
 
     def _next_token(self) -> str:
-        return f"token-{self._next_id()}"
+        self.crash.before_effect()
+        self._count += 1
+        self.crash.after_effect()
+        return f"token-{self._count}"
 
     def restart(self) -> None:
         """A crashed reconciler leaves its leadership behind; the next one waits for its end."""
@@ -261,7 +185,7 @@ class World:
 
     def work(self) -> None:
         """Every job that really runs registers or sends its heartbeat."""
-        for seen in self.cluster.snapshot():
+        for seen in self.cluster.truth():
             if seen.state is SlurmState.RUNNING:
                 self.beat(seen.name)
 
