@@ -97,6 +97,8 @@ def _any_program(node: Node, programs: tuple[str, ...], mend: str) -> Check:
 def _hybrid(node: Node) -> Check:
     if not hybrid_cgroups(node):
         return Check("cgroups", True, "not hybrid")
+    if not node.rootless:
+        return Check("cgroups", True, "hybrid: podman runs without v2 in its own mount namespace")
     detail = f"{UNIFIED} is mounted beside cgroup v1: containers cannot start"
     mend = (
         f"as root, start the job's daemon (slurmd) in `unshare -m --propagation private` after "

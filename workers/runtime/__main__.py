@@ -6,18 +6,11 @@ import logging
 import os
 import sys
 
-from workers import preflight
 from workers.runtime.job import run
 from workers.runtime.settings import SettingsError, read_settings
 
-IN_NAMESPACE = "--in-private-namespace"
-_UNMOUNT = 'umount "$0"; exec "$@"'
 
-
-def main(arguments: list[str]) -> int:
-    node = preflight.this_node(os.environ.get("PATH", os.defpath))
-    if not node.rootless and IN_NAMESPACE not in arguments and preflight.hybrid_cgroups(node):
-        _enter_private_namespace()
+def main() -> int:
     logging.basicConfig(
         level=logging.INFO,
         stream=sys.stderr,
@@ -34,14 +27,5 @@ def main(arguments: list[str]) -> int:
     return ending.exit_code
 
 
-def _enter_private_namespace() -> None:
-    """crun starts no container while cgroup v2 is mounted beside v1. Root may unmount it for itself
-    alone; the process stays the same, so the scheduler's pid remains right."""
-    again = [sys.executable, "-m", "workers.runtime", IN_NAMESPACE]
-    unshare = ["unshare", "--mount", "--propagation", "private"]
-    command = [*unshare, "sh", "-c", _UNMOUNT, str(preflight.UNIFIED), *again]
-    os.execvp(command[0], command)  # noqa: S606 - argv is built above, from no input
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

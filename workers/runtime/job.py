@@ -153,11 +153,13 @@ async def _engine(
     settings: RuntimeSettings, stop: Stop
 ) -> AsyncIterator[tuple[Engine, PodmanHome]]:
     tool_server = await asyncio.to_thread(build, settings.cache)
-    rootless = os.geteuid() != 0
+    node = preflight.this_node(settings.path)
+    rootless, hybrid = node.rootless, preflight.hybrid_cgroups(node)
     home = PodmanHome(
         root=home_for(settings.job_name, settings.temporary),
         rootless=rootless,
         cgroups=not rootless,
+        hidden_hierarchy=None if not hybrid else preflight.UNIFIED,
     )
     opening = PodmanEngine.open(home, settings.path, tool_server)
     engine = await _until_stopped(stop, opening)

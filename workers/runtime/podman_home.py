@@ -32,6 +32,7 @@ _NAMESPACE_CALLS = frozenset(
 )
 _CLONE_NAMESPACE_FLAGS = 0x7E020000
 _ENOSYS = 38
+_UNMOUNT = 'umount "$0" && exec "$@"'
 
 
 def home_for(job_name: str, temporary: Path) -> Path:
@@ -49,6 +50,9 @@ class PodmanHome:
     rootless: bool
     cgroups: bool
     """Containers get control groups of their own, so that memory and pids are enforced."""
+    hidden_hierarchy: Path | None = None
+    """Where cgroup v2 is mounted beside v1, and only then. crun starts nothing while it sees that,
+    so root's podman runs in a mount namespace of its own, without it."""
 
     @property
     def graphroot(self) -> Path:
@@ -117,6 +121,12 @@ class PodmanHome:
         return (
             f'[storage]\ndriver="overlay"\ngraphroot="{self.graphroot}"\nrunroot="{self.runroot}"\n'
         )
+
+    def namespace_prefix(self) -> tuple[str, ...]:
+        if self.hidden_hierarchy is None:
+            return ()
+        unshare = ("unshare", "--mount", "--propagation", "private")
+        return (*unshare, "sh", "-c", _UNMOUNT, str(self.hidden_hierarchy))
 
     def environment(self, path: str) -> Mapping[str, str]:
         """All that podman sees of its surroundings: nothing of the job's variables reaches it.
@@ -209,11 +219,8 @@ class PodmanService:
         log = (self._home.root / "service.log").open("ab")
         with log:
             self._process = await asyncio.create_subprocess_exec(
-                "podman",
-                "system",
-                "service",
-                "--time=0",
-                f"unix://{self._home.socket}",
+                *self._home.namespace_prefix(),
+                *("podman", "system", "service", "--time=0", f"unix://{self._home.socket}"),
                 env=self._environment,
                 cwd="/",
                 stdin=asyncio.subprocess.DEVNULL,
