@@ -1,0 +1,83 @@
+"""Fixtures of all tests. ``database`` runs a test on SQLite and on PostgreSQL."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from app.settings import Settings
+from tests.factories.clocks import ManualClock
+from tests.factories.databases import (
+    Database,
+    migrate,
+    postgres_copy,
+    postgres_url,
+    sqlite_copy,
+)
+from tests.factories.postgres import postgres_server
+
+if TYPE_CHECKING:
+    from fastapi.testclient import TestClient
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """URL of a server that lives as long as the test session."""
+    with postgres_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("template") / "template.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres: str) -> Iterator[str]:
+    with postgres_copy(postgres, None, "template_migrated"):
+        migrate(postgres_url(postgres, "template_migrated"))
+        yield "template_migrated"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A migrated, empty database of this test alone."""
+    if request.param == "sqlite":
+        copy = sqlite_copy(request.getfixturevalue("sqlite_template"), tmp_path)
+    else:
+        template = request.getfixturevalue("postgres_template")
+        server = request.getfixturevalue("postgres")
+        copy = postgres_copy(server, template, f"t_{uuid.uuid4().hex}")
+    with copy as opened:
+        yield opened
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "data")
+
+
+@pytest.fixture
+def visitor(database: Database, settings: Settings, clock: ManualClock) -> "TestClient":
+    """A client without a token."""
+    from tests.factories.client import make_client
+
+    return make_client(database, settings, clock)
+
+
+@pytest.fixture
+def client(visitor: "TestClient", database: Database, clock: ManualClock) -> "TestClient":
+    """A client with a person's token."""
+    from tests.factories.client import sign_in
+
+    sign_in(visitor, database, clock)
+    return visitor
