@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from workers.training.integrations.verl.progress import MetricsTail, VerlProgress
+from workers.training.integrations.metrics_file import MetricsTail
+from workers.training.integrations.verl.progress import VerlProgress
 
 GOOD = {
     "critic/score/mean": 0.5,

@@ -38,17 +38,6 @@ def completeness(folder: Path) -> Completeness:
     return Completeness(step, parts)
 
 
-def size_bytes(folder: Path) -> int:
-    """Bytes of all files; files that vanish meanwhile count nothing."""
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue
-    return total
-
-
 def _filled(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 

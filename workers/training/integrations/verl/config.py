@@ -28,6 +28,9 @@ OWNED = (
 )  # fmt: skip
 """Keys that the spec or the attempt decides; free overrides must not contradict them."""
 
+_SMALL_STORE: Overrides = {"+ray_kwargs.ray_init.object_store_memory": 500_000_000}
+"""Ray would take a third of the machine's memory, which on a shared node is not ours."""
+
 _PLAIN = re.compile(r"^[A-Za-z0-9_.:/+-]+$")
 _LITERAL = re.compile(r"^[\[{].*[\]}]$", re.DOTALL)
 
@@ -246,6 +249,7 @@ def _platform(trainer: TrainerSpec) -> Overrides:
         "+ray_kwargs.ray_init.num_gpus": gpus(trainer),
         "+ray_kwargs.ray_init.include_dashboard": False,
         "+ray_kwargs.ray_init._node_ip_address": "127.0.0.1",
+        **({} if trainer.device is Device.GPU else _SMALL_STORE),
         "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
     }
     return made

@@ -14,6 +14,7 @@ from workers.training.integrations.base import (
     IntegrationError,
     ProgressReader,
 )
+from workers.training.integrations.metrics_file import MetricsTail
 from workers.training.integrations.verl.checkpoints import checkpoint_folders, completeness
 from workers.training.integrations.verl.config import (
     AGENT_NAME,
@@ -23,7 +24,7 @@ from workers.training.integrations.verl.config import (
     arguments,
     overrides,
 )
-from workers.training.integrations.verl.progress import MetricsTail, VerlProgress
+from workers.training.integrations.verl.progress import VerlProgress
 from workers.training.integrations.verl.rows import write_rows
 
 AGENT_LOOP = "workers.training.integrations.verl.agent_loop.SkydeckAgentLoop"

@@ -1,14 +1,11 @@
-"""Reads verl's metrics file and output. Pure but for reading that one file."""
+"""Reads verl's metrics file and output, and judges what they show."""
 
-import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from workers.training.integrations.base import Finding, Findings, Phase, Progress, StepMetrics
+from workers.training.integrations.metrics_file import MetricsTail, read_steps
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 MUST_BE_NUMBERS = ("critic/advantages/mean", "critic/score/mean", "actor/grad_norm")
@@ -40,50 +37,6 @@ SYMPTOMS: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (re.compile(r"Empty output for prompt (\S+)"), "rollout_excluded", "info"),
     (re.compile(r"left-truncating"), "prompt_truncated", "warning"),
 )  # fmt: skip
-
-
-@dataclass(slots=True)
-class MetricsTail:
-    """Follows a JSON-lines file by byte offset; an unfinished last line waits for its end.
-
-    A file shorter than the offset was truncated by a restarted logger: read it anew.
-    """
-
-    path: Path
-    offset: int = 0
-
-    def lines(self) -> list[str]:
-        try:
-            with self.path.open("rb") as file:
-                size = file.seek(0, 2)
-                self.offset = self.offset if self.offset <= size else 0
-                file.seek(self.offset)
-                data = file.read()
-        except FileNotFoundError:
-            return []
-        whole = data[: data.rfind(b"\n") + 1]
-        self.offset += len(whole)
-        return whole.decode("utf-8", "replace").splitlines()
-
-
-def parse_metrics(line: str) -> StepMetrics:
-    """``{"step": n, "data": {...}}``. Raises ValueError on anything else."""
-    record: Any = json.loads(line)
-    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-        raise ValueError(f"no step number in metrics line: {line[:200]}")
-    data = record.get("data")
-    if not isinstance(data, dict):
-        raise ValueError(f"no data in metrics line: {line[:200]}")
-    numbers = {str(key): _number(value) for key, value in data.items() if _is_metric(value)}
-    return StepMetrics(record["step"], numbers)
-
-
-def _is_metric(value: object) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def judge_step(step: StepMetrics, on_cpu: bool) -> tuple[Finding, ...]:
@@ -123,20 +76,12 @@ class VerlProgress:
     _findings: Findings = field(default_factory=Findings)
 
     def metrics(self) -> Progress:
-        steps: list[StepMetrics] = []
-        findings: list[Finding] = []
-        for line in self.tail.lines():
-            try:
-                step = parse_metrics(line)
-            except ValueError as error:
-                bad = Finding("metrics_unreadable", "warning", str(error), self.last_step)
-                findings.extend(self._findings.fresh(bad))
-                continue
-            steps.append(step)
+        steps, found = read_steps(self.tail)
+        for step in steps:
             self.last_step = max(self.last_step, step.step)
-            for finding in judge_step(step, self.on_cpu):
-                findings.extend(self._findings.fresh(finding))
-        return Progress(steps=tuple(steps), findings=tuple(findings))
+            found += judge_step(step, self.on_cpu)
+        fresh = [new for finding in found for new in self._findings.fresh(finding)]
+        return Progress(steps=steps, findings=tuple(fresh))
 
     def log_line(self, line: str) -> Progress:
         text = ANSI.sub("", line)
