@@ -1,6 +1,6 @@
 """The web process: routes, pages, the one error handler, and what lives as long as it."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -47,7 +47,7 @@ def create_app(
         )
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         if sessions is not None:
             yield
             return
@@ -69,8 +69,9 @@ def create_app(
         app.state.context = context(sessions)
     app.include_router(api_router)
     app.include_router(internal.router)
-    _include_pages(app)
-    error_handlers.install(app, getattr(web, "render_error", error_handlers.as_json))
+    app.include_router(web.router)
+    web.mount_static(app)
+    error_handlers.install(app, web.render_error)
     return app
 
 
@@ -83,13 +84,6 @@ def load_layers(settings: Settings) -> SpecLayers:
         profile=profile,
         presets={name: read_document(path) for name, path in presets(PRESETS).items()},
     )
-
-
-def _include_pages(app: FastAPI) -> None:
-    # TEMP until pages land
-    if hasattr(web, "router"):
-        app.include_router(web.router)
-        web.mount_static(app)
 
 
 def _check(settings: Settings, url: str) -> None:
