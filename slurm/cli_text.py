@@ -63,12 +63,14 @@ _REJECTIONS: tuple[tuple[str, SubmitCategory], ...] = (
     ("generic resource", SubmitCategory.RESOURCES),
     ("invalid feature", SubmitCategory.RESOURCES),
     ("memory", SubmitCategory.RESOURCES),
+    ("--mem", SubmitCategory.RESOURCES),
     ("batch script", SubmitCategory.SCRIPT),
     ("pathname of a file", SubmitCategory.SCRIPT),
     ("invalid option", SubmitCategory.SCRIPT),
     ("unrecognized option", SubmitCategory.SCRIPT),
     ("permission denied", SubmitCategory.PERMISSION),
     ("invalid user id", SubmitCategory.PERMISSION),
+    ("only permitted by root", SubmitCategory.PERMISSION),
 )
 
 _ABOUT_A_JOB = (
@@ -150,7 +152,7 @@ def _from_squeue(record: str) -> JobSnapshot:
         nodes=nodes,
         submitted_at=_time(submitted),
         # Before the start, and before the end, these are Slurm's guesses.
-        started_at=_time(started) if _has_begun(state) else None,
+        started_at=_time(started) if _has_begun(state, nodes) else None,
         ended_at=_time(ended) if state in FINAL_STATES else None,
     )
 
@@ -161,6 +163,7 @@ def _from_sacct(line: str) -> JobSnapshot:
         raise SchedulerUnreachable(f"sacct printed an incomplete record: {line[:200]!r}")
     job_id, raw, exit_text, nodes, submitted, started, ended, reason, name = fields
     state = normalise(raw, reason)
+    nodes = "" if nodes == "None assigned" else nodes
     code, number = _exit(exit_text) if state in FINAL_STATES else (None, None)
     return JobSnapshot(
         job_id=SlurmJobId(job_id),
@@ -170,15 +173,16 @@ def _from_sacct(line: str) -> JobSnapshot:
         reason="" if reason == "None" else reason,
         exit_code=code,
         signal=number,
-        nodes="" if nodes == "None assigned" else nodes,
+        nodes=nodes,
         submitted_at=_time(submitted),
-        started_at=_time(started),
+        started_at=_time(started) if _has_begun(state, nodes) else None,
         ended_at=_time(ended) if state in FINAL_STATES else None,
     )
 
 
-def _has_begun(state: SlurmState) -> bool:
-    return state is SlurmState.RUNNING or state in FINAL_STATES
+def _has_begun(state: SlurmState, nodes: str) -> bool:
+    """A job that was cancelled while it waited has a start time too, but never had a node."""
+    return state is SlurmState.RUNNING or (state in FINAL_STATES and bool(nodes))
 
 
 def _exit(text: str) -> tuple[int | None, int | None]:

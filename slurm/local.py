@@ -35,7 +35,7 @@ class LocalScheduler:
         start_supervisor: bool = True,
         deadline_s: float = 10.0,
         cpus: int | None = None,
-        grace_s: float = 5.0,
+        grace_s: float = 15.0,
         idle_exit_s: float = 600.0,
     ) -> None:
         self._directory = directory.absolute()

@@ -28,7 +28,7 @@ class Settings:
     directory: Path
     cpus: int | None = None
     """Jobs wait while the running ones have asked for all of these; None: nobody waits."""
-    grace_s: float = 5.0
+    grace_s: float = 15.0
     retention_s: float = 24 * 3600.0
     idle_exit_s: float = 600.0
 

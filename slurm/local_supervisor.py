@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -50,12 +51,18 @@ class Server:
                 if selector.select(_TICK_S):
                     self._serve_one()
                     last_use = time.monotonic()
-                self._queue.tick()
+                self._tick()
                 if self._queue.busy():
                     last_use = time.monotonic()
                 if time.monotonic() - last_forget > _FORGET_EVERY_S:
                     self._queue.forget_old()
                     last_forget = time.monotonic()
+
+    def _tick(self) -> None:
+        try:
+            self._queue.tick()
+        except OSError as error:  # no process, no disk space: jobs keep their place and wait
+            _log(f"cannot go on for now: {error}")
 
     def _serve_one(self) -> None:
         connection, _ = self._listener.accept()
@@ -157,8 +164,9 @@ def _detached(directory: Path) -> bool:
 
 
 def _log(text: str) -> None:
-    sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}\n")
-    sys.stderr.flush()
+    with suppress(OSError):  # a full disk must not end the supervisor
+        sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}\n")
+        sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """``python -m slurm.testbed up|down|status|wipe|run CMD...|start X|stop X``."""
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from slurm.testbed import cluster, daemons, namespace, processes
 from slurm.testbed.layout import Layout, TestBedError, default_dir
@@ -90,14 +92,17 @@ def _status(layout: Layout, options: argparse.Namespace) -> int:
     return 0 if all(found.values()) else 3
 
 
-def _run(layout: Layout, options: argparse.Namespace) -> int:
+def _run(layout: Layout, options: argparse.Namespace) -> NoReturn:
     if not options.command:
         raise TestBedError("run what? for example: run squeue")
     cluster.expose_more(layout, options.expose, options.expose_rw)
     variables = dict(pair.split("=", 1) for pair in options.env)
     command = [word for i, word in enumerate(options.command) if not (i == 0 and word == "--")]
     cwd = options.cwd or namespace.visible_cwd()
-    return namespace.run_as_user(layout, command, cwd, variables)
+    argv = namespace.as_user(layout, command, cwd, variables)
+    sys.stdout.flush()
+    # In our place, so that whoever signals us signals the command.
+    os.execvp(argv[0], argv)  # noqa: S606 - no shell is wanted
 
 
 def _start(layout: Layout, options: argparse.Namespace) -> None:

@@ -6,7 +6,6 @@ podman needs. The host sees nothing of it.
 """
 
 import os
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -65,12 +64,6 @@ def as_user(
     assignments = [f"{name}={value}" for name, value in variables.items()]
     folder = str(cwd or layout.home)
     return enter(require(layout), [*drop, "env", f"--chdir={folder}", *assignments, *argv])
-
-
-def run_as_user(
-    layout: Layout, argv: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] = {}
-) -> int:
-    return subprocess.run(as_user(layout, argv, cwd, env), check=False).returncode
 
 
 def visible_cwd() -> Path | None:

@@ -1,6 +1,9 @@
 """What Slurm 22.05 prints, word for word, and what it proves."""
 
+import json
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +16,52 @@ from slurm.port import (
     SubmitCategory,
     SubmitRejected,
 )
+
+RECORDINGS = sorted((Path(__file__).parents[1] / "recordings/slurm").iterdir())
+"""One folder a version: ``means`` is our verdict, the rest is what that Slurm really printed."""
+
+
+def recorded(name: str) -> list[Any]:
+    return [
+        pytest.param(record, id=f"{folder.name} {' '.join(record['argv'])} {record['means']}")
+        for folder in RECORDINGS
+        for record in json.loads((folder / name).read_text())
+    ]
+
+
+def result_of(record: dict[str, Any]) -> CommandResult:
+    return CommandResult(record["returncode"], record["stdout"], record["stderr"])
+
+
+@pytest.mark.parametrize("record", recorded("sbatch.json"))
+def test_a_real_refusal_or_outage_is_understood(record: dict[str, Any]) -> None:
+    error = cli_text.submit_error("sd-x", result_of(record))
+    meaning = {SubmitAmbiguous: "ambiguous", SchedulerUnreachable: "unreachable"}
+    told = meaning.get(type(error)) or f"rejected: {error.category.value}"
+    assert told == record["means"]
+
+
+@pytest.mark.parametrize("record", recorded("answers.json"))
+def test_a_real_answer_about_a_job_is_told_from_an_outage(record: dict[str, Any]) -> None:
+    result = result_of(record)
+    answered = result.returncode == 0 or cli_text.is_answer_about_a_job(result)
+    assert answered is (record["means"] == "answered")
+
+
+@pytest.mark.parametrize("folder", RECORDINGS, ids=lambda folder: folder.name)
+def test_a_real_queue_and_its_accounting_agree(folder: Path) -> None:
+    queue = {job.name: job for job in cli_text.parse_squeue((folder / "squeue.txt").read_text())}
+    assert {name: job.state for name, job in queue.items()} == {
+        "sd-gone": SlurmState.CANCELLED,
+        "sd-ended": SlurmState.FAILED,
+        "odd|name\nwith a second line": SlurmState.HELD,
+        "sd-held": SlurmState.HELD,
+        "sd-running": SlurmState.RUNNING,
+    }
+    for job in cli_text.parse_sacct((folder / "sacct.txt").read_text()):
+        seen = queue[job.name]
+        assert (job.job_id, job.state, job.nodes) == (seen.job_id, seen.state, seen.nodes)
+        assert (job.started_at, job.ended_at) == (seen.started_at, seen.ended_at)
 
 
 def failed(text: str, code: int = 1) -> CommandResult:

@@ -79,7 +79,8 @@ def test_release_is_harmless_on_jobs_that_run_ended_or_never_were(backend: Backe
 def test_a_held_job_can_be_cancelled(backend: Backend) -> None:
     backend.scheduler.submit(backend.job("sd-never"))
     backend.scheduler.cancel("sd-never")
-    assert backend.ended("sd-never").state is SlurmState.CANCELLED
+    seen = backend.ended("sd-never")
+    assert (seen.state, seen.started_at, seen.nodes) == (SlurmState.CANCELLED, None, "")
 
 
 def test_a_running_job_can_be_cancelled(backend: Backend) -> None:
