@@ -69,7 +69,6 @@ class PodmanEngine:
         self._client = client
         self._pids: dict[ContainerId, tuple[int, int]] = {}
         self._description = "podman"
-        self._restarting = asyncio.Lock()
 
     @staticmethod
     async def open(
@@ -310,28 +309,24 @@ class PodmanEngine:
             raise NoSuchContainer(f"podman knows no container {container[:12]}")
 
     async def _call(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Once more if the service died under it: every call of ours may be repeated (a second
+        create meets its own name, and fails)."""
+        launches = self._service.launches
         try:
             return await self._client.request(method, path, **options)
-        except httpx.ConnectError as error:
-            async with self._restarting:
-                await self._service.restart()
-            return await self._once_more(method, path, options, error)
-        except httpx.HTTPError as error:
+        except httpx.TransportError as error:
+            await self._service.ensure_running()
+            if self._service.launches == launches or "content" in options:
+                raise self._unreachable(method, path, error) from error
+        try:
+            return await self._client.request(method, path, **options)
+        except httpx.TransportError as error:
             raise self._unreachable(method, path, error) from error
-
-    async def _once_more(
-        self, method: str, path: str, options: dict[str, Any], first: httpx.HTTPError
-    ) -> httpx.Response:
-        """Nothing was sent the first time, so nothing can happen twice."""
-        try:
-            return await self._client.request(method, path, **options)
-        except httpx.HTTPError as error:
-            raise self._unreachable(method, path, error) from first
 
     def _unreachable(self, method: str, path: str, error: httpx.HTTPError) -> EngineUnreachable:
         return EngineUnreachable(
             f"podman did not answer {method} {path}: {type(error).__name__}; "
-            f"its log: {self._service.log_tail()}"
+            f"the end of its log: {self._service.log_tail()}"
         )
 
 

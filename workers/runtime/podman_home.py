@@ -199,6 +199,10 @@ class PodmanService:
         self._home = home
         self._environment = dict(home.environment(path))
         self._process: asyncio.subprocess.Process | None = None
+        self._restarting = asyncio.Lock()
+        self.launches = 0
+        """How often the service was started; a higher number than before a call means that the
+        call may have met a dead one."""
 
     async def start(self) -> None:
         """Clears what a killed predecessor left, starts the service, waits for its socket."""
@@ -206,16 +210,15 @@ class PodmanService:
         self._home.prepare()
         await self._launch()
 
-    async def restart(self) -> bool:
-        """After the service died: containers go on without it, and a new one knows them all.
-        False if it lives, so that whatever failed had another cause."""
-        if self._process is None or self._process.returncode is None:
-            return False
-        self._home.socket.unlink(missing_ok=True)
-        await self._launch()
-        return True
+    async def ensure_running(self) -> None:
+        """Containers go on without the service, and a new one knows them all."""
+        async with self._restarting:
+            if self._process is not None and not processes.alive(self._process.pid):
+                self._home.socket.unlink(missing_ok=True)
+                await self._launch()
 
     async def _launch(self) -> None:
+        self.launches += 1
         log = (self._home.root / "service.log").open("ab")
         with log:
             self._process = await asyncio.create_subprocess_exec(
@@ -245,7 +248,7 @@ class PodmanService:
     def log_tail(self) -> str:
         with contextlib.suppress(OSError):
             text = (self._home.root / "service.log").read_text(errors="replace").strip()
-            return text[-1500:] or "no message"
+            return text[-600:] or "no message"
         return "no log"
 
     async def remove_leftovers(self) -> None:
