@@ -104,7 +104,6 @@ class Sidecar:
             {**environment, **command.environment},
             command.directory,
             self._lines.put,
-            self._stop.event.wait,
         )
         exit_code = self._follow(process)
         left = process.clean_up()
