@@ -28,7 +28,9 @@ from slurm.port import Scheduler
 log = logging.getLogger(__name__)
 
 LEADERSHIP = timedelta(seconds=30)
-"""Longer than a step may take; a crashed reconciler is missed for no longer than this."""
+"""A crashed reconciler is missed for no longer than this. A step that takes longer is harmless:
+the version of its run guards what it writes."""
+RENEW = timedelta(seconds=5)
 SOON = timedelta(milliseconds=200)
 """When something changed there may be more to do."""
 WAKE = timedelta(seconds=1)
@@ -57,6 +59,7 @@ class Reconciler:
         self._settings = settings
         self._probe = probe
         self._owner = ids()
+        self._led_at = clock()
         self._hearing = Hearing()
         self._swept_at: datetime | None = None
         self._workshop = Workshop(
@@ -92,7 +95,7 @@ class Reconciler:
             due = runs.claim_due(session, now)
         progressed = False
         for run_id in due:
-            if (stop is not None and stop.is_set()) or not self._lead(self._clock()):
+            if (stop is not None and stop.is_set()) or not self._still_leads():
                 return SOON
             progressed = self._step(run_id, snapshot, policy) or progressed
         self._sweep(snapshot, now)
@@ -106,7 +109,12 @@ class Reconciler:
         if role is Leadership.TAKEN:
             log.info("reconciler %s leads", self._owner)
             self._hearing, self._swept_at = Hearing(), None
+        self._led_at = now
         return role is not Leadership.NONE
+
+    def _still_leads(self) -> bool:
+        now = self._clock()
+        return now - self._led_at < RENEW or self._lead(now)
 
     def _look(self, now: datetime) -> Snapshot:
         with open_read(self._sessions) as session:

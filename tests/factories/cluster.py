@@ -1,6 +1,7 @@
 """A fake cluster that keeps a ledger, and a reconciler's death around any effect on it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -49,6 +50,7 @@ class CrashPlan:
 
     effects_left: int | None = None
     after: bool = False
+    in_effect: bool = False
 
     def before_effect(self) -> None:
         if self.effects_left is None:
@@ -69,33 +71,43 @@ class CrashPlan:
 class Crashing:
     """Dies around an effect; a look is none."""
 
-    def __init__(self, inner: Scheduler, plan: CrashPlan) -> None:
+    def __init__(self, inner: Scheduler, plan: CrashPlan, cluster: Ledger) -> None:
         self._inner = inner
         self._plan = plan
+        self._cluster = cluster
+        self.doubled: list[str] = []
+        """Names submitted while the cluster already had a job of that name."""
 
     @property
     def kind(self) -> str:
         return self._inner.kind
 
     def submit(self, job: BatchJob) -> SlurmJobId:
-        self._plan.before_effect()
-        try:
+        with self._effect():
+            if job.name in self._cluster.names.values():
+                self.doubled.append(job.name)
             return self._inner.submit(job)
-        finally:
-            self._plan.after_effect()
 
     def release(self, job_id: SlurmJobId) -> None:
-        self._plan.before_effect()
-        self._inner.release(job_id)
-        self._plan.after_effect()
+        with self._effect():
+            self._inner.release(job_id)
 
     def cancel(self, name: str, job_ids: Sequence[SlurmJobId] = ()) -> None:
-        self._plan.before_effect()
-        self._inner.cancel(name, job_ids)
-        self._plan.after_effect()
+        with self._effect():
+            self._inner.cancel(name, job_ids)
 
     def snapshot(self, prefix: str = "") -> tuple[JobSnapshot, ...]:
         return self._inner.snapshot(prefix)
 
     def history(self, names: Sequence[str], since: datetime) -> tuple[JobSnapshot, ...]:
         return self._inner.history(names, since)
+
+    @contextmanager
+    def _effect(self) -> Iterator[None]:
+        self._plan.before_effect()
+        self._plan.in_effect = True
+        try:
+            yield
+        finally:
+            self._plan.in_effect = False
+            self._plan.after_effect()

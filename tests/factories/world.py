@@ -52,6 +52,9 @@ def memory_sessions() -> Sessions:
 class World:
     folder: Path
     faults: list[Fault] = field(default_factory=list)
+    """Of the next calls, whatever they are."""
+    effect_faults: list[Fault] = field(default_factory=list)
+    """Of the next submits, releases and cancels."""
     sessions: Sessions = field(default_factory=memory_sessions)
     now: datetime = START
     job_seconds: float = 100_000.0
@@ -67,8 +70,9 @@ class World:
         self.cluster = Ledger(
             self.clock, lambda _job: fate, self.purge_after_s, self.accounting_lag_s
         )
-        self.wire = FaultyScheduler(self.cluster, self.clock, self._faults())
         self.crash = CrashPlan()
+        self.wire = FaultyScheduler(self.cluster, self.clock, self._faults())
+        self.crashing = Crashing(self.wire, self.crash, self.cluster)
         self._count = 0
         with self.sessions.begin() as session:
             session.add(Installation(id=INSTALLATION, created_at=self.now))
@@ -83,12 +87,15 @@ class World:
 
     def _faults(self) -> Iterator[Fault]:
         while True:
-            yield self.faults.pop(0) if self.faults else Fault()
+            mine = (
+                self.effect_faults if self.crash.in_effect and self.effect_faults else self.faults
+            )
+            yield mine.pop(0) if mine else Fault()
 
     def _start(self) -> Reconciler:
         return Reconciler(
             sessions=self.sessions,
-            scheduler=self.spy(Crashing(self.wire, self.crash)),
+            scheduler=self.spy(self.crashing),
             clock=self.clock,
             ids=self._next_id,
             settings=self.settings,
