@@ -104,20 +104,21 @@ class TrainerProcess:
 
     def clean_up(self, grace_s: float = 5.0) -> int:
         """Ends what the trainer left behind; returns how many had to be killed."""
-        self._signal_group(signal.SIGTERM)
+        for pid in descendants(os.getpid()):
+            _send(pid, signal.SIGTERM)
         for _ in range(int(grace_s / _POLL_S)):
             if not descendants(os.getpid()):
                 break
             self._wait(_POLL_S)
         left = descendants(os.getpid())
         for pid in left:
-            _kill(pid)
+            _send(pid, signal.SIGKILL)
         self._reader.join(grace_s)
         return len(left)
 
 
-def _kill(pid: int) -> None:
+def _send(pid: int, number: signal.Signals) -> None:
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
     except ProcessLookupError:
         return
