@@ -2,7 +2,7 @@
 
 import os
 import shutil
-import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ pytest.importorskip("verl", reason="needs the training environment (make test-tr
 from verl_world import make_attempt, read_jsonl, write_model, write_tasks
 
 from workers.contract.attempt import AttemptFile
+from workers.training.core.processes import TrainerProcess, adopt_orphans
 from workers.training.integrations.base import Completeness, Finding, Phase, StepMetrics
 from workers.training.integrations.verl.checkpoints import completeness
 from workers.training.integrations.verl.integration import VerlIntegration
@@ -46,24 +47,22 @@ def run(attempt: AttemptFile, scratch: Path) -> Ran:
     progress = integration.progress(attempt)
     path = f"{command.environment['PYTHONPATH']}:{Path(__file__).parent}"
     ran = Ran(attempt, -1, [], [], [], [], "")
+
+    def listen(line: str) -> None:
+        ran.log += f"{line}\n"
+        news = progress.log_line(line)
+        ran.phases += news.phases
+        ran.findings += news.findings
+
+    adopt_orphans()
+    environment = os.environ | dict(command.environment) | {"PYTHONPATH": path}
+    process = TrainerProcess(command.argv, environment, command.directory, listen)
     try:
-        process = subprocess.Popen(
-            command.argv,
-            cwd=command.directory,
-            env=os.environ | dict(command.environment) | {"PYTHONPATH": path},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        assert process.stdout is not None
-        for line in process.stdout:
-            ran.log += line
-            news = progress.log_line(line)
-            ran.phases += news.phases
-            ran.findings += news.findings
-        ran.exit_code = process.wait()
+        while (code := process.poll()) is None:
+            threading.Event().wait(0.2)
+        ran.exit_code = code
     finally:
+        process.clean_up()
         for folder in command.scratch:
             shutil.rmtree(folder, ignore_errors=True)
     for news in (progress.metrics(), progress.ended(ran.exit_code)):

@@ -85,7 +85,7 @@ class VerlProgress:
 
     def log_line(self, line: str) -> Progress:
         text = ANSI.sub("", line)
-        phases = tuple(phase for phase in map_phases(text) if phase is not None)
+        phases = map_phases(text)
         findings: list[Finding] = []
         for phase in phases:
             findings.extend(self._notice(phase))
