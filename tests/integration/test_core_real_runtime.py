@@ -15,15 +15,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.factories.http_control_plane import serving
 from tests.factories.scripted_policy import FINISH, ScriptedPolicy, bash
 from workers.contract import env
 from workers.contract.attempt import AttemptFile
+from workers.contract.leases import LeaseOut
 from workers.contract.reports import InvalidReason, RolloutEnd, RolloutReport, RolloutState
-from workers.contract.spec import RunKind, RunSpec, RuntimeSpec
+from workers.contract.spec import DataSpec, RunKind, RunSpec, RuntimeSpec
 from workers.contract.tasks import Task
 from workers.contract.version import CONTRACT_VERSION
 from workers.training.core.agents.shell import ShellLimits
 from workers.training.core.broker_client import AttachedBroker
+from workers.training.core.build import open_driver
 from workers.training.core.graders import HiddenTestsGrader
 from workers.training.core.rollout import RolloutDriver, RolloutResult, RolloutSettings
 from workers.training.core.sandbox_client import SandboxClient
@@ -352,6 +355,46 @@ async def test_every_sandbox_is_given_back(world: World, task: Task) -> None:
     client = world.runtime.client()
     assert (await client.health()).slots_used == 0
     await client.close()
+
+
+async def test_a_driver_made_from_the_attempt_file_leases_runs_and_reports(
+    runtime: Runtime, task: Task, tmp_path: Path
+) -> None:
+    (tmp_path / env.TOKEN_SANDBOX).touch(mode=0o600)
+    (tmp_path / env.TOKEN_SANDBOX).write_text(runtime.token)
+    attempt = AttemptFile(
+        contract_version=CONTRACT_VERSION,
+        installation="test",
+        run_id="r1",
+        attempt=1,
+        attempt_dir=str(tmp_path),
+        control_plane_file=str(tmp_path / env.CONTROL_PLANE_FILE),
+        spec=RunSpec(name="n", data=DataSpec(system_prompt="be brief")),
+    )
+    (tmp_path / env.ATTEMPT_FILE_NAME).write_text(attempt.model_dump_json())
+    with serving(tmp_path) as plane:
+        plane.leases = (_lease(runtime),)
+        driver = await open_driver(tmp_path / env.ATTEMPT_FILE_NAME)
+        policy = ScriptedPolicy([bash(gold(task)), FINISH])
+        done = await driver.run(task, step=3, group="g", sample=1, policy=policy, validation=True)
+        await driver.close()
+        reports = plane.reports()
+    assert done.reward == 1.0
+    assert reports == [done.report]
+    assert (done.report.runtime_index, done.report.runtime_generation) == (0, 1)
+    assert policy.starts[0][0] == {"role": "system", "content": "be brief"}
+
+
+def _lease(runtime: Runtime) -> LeaseOut:
+    return LeaseOut(
+        lease_id="l1",
+        runtime_index=0,
+        generation=1,
+        url=runtime.url,
+        slots=SLOTS,
+        expires_at="2099-01-01T00:00:00Z",
+        expires_in_s=60,
+    )
 
 
 def test_the_runtime_ends_on_sigterm(runtime: Runtime) -> None:

@@ -1,22 +1,21 @@
 """The trainer job around a real process: registration, reports, signals, the exit record."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.factories.http_control_plane import HttpControlPlane, serving
 from workers.contract import env
 from workers.contract.attempt import AttemptFile
 from workers.contract.exit_record import ExitRecord, ExitResult
-from workers.contract.reports import CheckpointReport, Report, ReportBatch, StepReport
+from workers.contract.reports import CheckpointReport, ReportBatch, StepReport
 from workers.contract.spec import RunSpec, TrainerSpec
 from workers.contract.version import CONTRACT_VERSION
 
@@ -44,53 +43,9 @@ time.sleep(300)
 
 
 @dataclass
-class Plane:
-    """A control plane's internal API: takes everything, answers as the test says."""
-
-    statuses: dict[str, int] = field(default_factory=dict)
-    beat: dict[str, bool] = field(default_factory=dict)
-    bodies: dict[str, list[bytes]] = field(default_factory=dict)
-    changed: threading.Condition = field(default_factory=threading.Condition)
-
-    def answer(self, path: str, body: bytes) -> tuple[int, dict[str, object]]:
-        name = path.removeprefix("/api/internal/")
-        with self.changed:
-            self.bodies.setdefault(name, []).append(body)
-            self.changed.notify_all()
-        status = self.statuses.get(name, 200)
-        if status != 200:
-            return status, {"error": "x", "detail": "as the test says"}
-        if name == "trainers/register":
-            return 200, {"heartbeat_s": 0.1}
-        return 200, dict(self.beat) if name == "trainers/heartbeat" else {"accepted": True}
-
-    def wait_for(self, true: Callable[[], bool]) -> None:
-        with self.changed:
-            assert self.changed.wait_for(true, timeout=60)
-
-    def reports(self) -> list[Report]:
-        batches = [ReportBatch.model_validate_json(b) for b in self.bodies.get("reports", [])]
-        return [report for batch in batches for report in batch.reports]
-
-
-def handler_of(plane: Plane) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            status, answer = plane.answer(self.path, body)
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(json.dumps(answer).encode())
-
-        def log_message(self, *_: object) -> None: ...
-
-    return Handler
-
-
-@dataclass
 class Job:
     directory: Path
-    plane: Plane
+    plane: HttpControlPlane
     process: "subprocess.Popen[str] | None" = None
 
     def write(self, script: str, python: str | None = None) -> None:
@@ -145,21 +100,12 @@ class Job:
 
 @pytest.fixture
 def job(tmp_path: Path) -> Iterator[Job]:
-    plane = Plane()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(plane))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    (tmp_path / env.CONTROL_PLANE_FILE).write_text(json.dumps({"url": url}))
-    (tmp_path / env.TOKEN_TRAINER).touch(mode=0o600)
-    (tmp_path / env.TOKEN_TRAINER).write_text("tok")
-    made = Job(tmp_path, plane)
-    yield made
-    if made.process is not None and made.process.poll() is None:
-        made.process.terminate()
-        made.process.communicate(timeout=60)
-    server.shutdown()
-    server.server_close()
+    with serving(tmp_path) as plane:
+        made = Job(tmp_path, plane)
+        yield made
+        if made.process is not None and made.process.poll() is None:
+            made.process.terminate()
+            made.process.communicate(timeout=60)
 
 
 def alive(pid: int) -> bool:
