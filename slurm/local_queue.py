@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from slurm.local_files import (
 )
 from slurm.local_process import ProcessId, send_signal
 from slurm.port import SlurmState
+
+_FALSE_STARTS = 3
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class LocalQueue:
         self._journal = Journal(settings.directory / "journal.jsonl")
         self._jobs = self._journal.load()
         self._next_id = self._first_free_id()
+        self._false_starts: Counter[int] = Counter()
         self._shepherds: dict[int, subprocess.Popen[bytes]] = {}
         self.forget_old()
 
@@ -175,7 +179,15 @@ class LocalQueue:
             )
         if (job_dir / "cancel").exists():
             return replace(job, state=SlurmState.CANCELLED, ended_at=self._now())
-        return replace(job, state=SlurmState.PENDING, reason="Resources", started_at=None)
+        return self._never_begun(job)
+
+    def _never_begun(self, job: JobRecord) -> JobRecord:
+        """Back into the queue, a few times: a crash of ours is no fault of the job."""
+        self._false_starts[job.id] += 1
+        if self._false_starts[job.id] < _FALSE_STARTS:
+            return replace(job, state=SlurmState.PENDING, reason="Resources", started_at=None)
+        reason = "JobLaunchFailure: its shepherd does not start; supervisor.log says why"
+        return replace(job, state=SlurmState.FAILED, reason=reason, ended_at=self._now())
 
     def _shepherd(self, job_id: int) -> ProcessId | None:
         path = self._dir(job_id) / "started.json"

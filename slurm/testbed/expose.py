@@ -21,6 +21,7 @@ _AT_RECURSIVE, _AT_EMPTY_PATH = 0x8000, 0x1000
 _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _MOUNT_ATTR_RDONLY = 1
+_MNT_DETACH = 2
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -91,7 +92,10 @@ def _attach(tree: int, path: Path, ancestor: Path) -> None:
     if not (ancestor / _MARK).exists():
         _cover(ancestor)
     if path.is_mount():
-        return
+        if os.path.samestat(path.stat(), os.fstat(tree)):
+            return
+        # The folder was removed and made anew since it was attached.
+        _LIBC.umount2(os.fsencode(path), _MNT_DETACH)
     path.parent.mkdir(parents=True, exist_ok=True)
     if os.stat(tree).st_mode & 0o040000:
         path.mkdir(exist_ok=True)

@@ -138,6 +138,15 @@ def test_a_job_that_was_to_start_when_the_supervisor_died_starts_later(folder: P
     assert ended(local, "sd-e").state is SlurmState.COMPLETED
 
 
+def test_a_job_that_cannot_be_started_fails_instead_of_being_tried_for_ever(folder: Path) -> None:
+    local = scheduler(folder)
+    job_id = local.submit(job(folder, "sd-x", "exit 0"))
+    (folder / f"sched/jobs/{job_id}/order.json").write_text("{}")
+    local.release(job_id)
+    assert ended(local, "sd-x").state is SlurmState.FAILED
+    assert "does not start" in one(local, "sd-x").reason
+
+
 def test_a_line_that_a_crash_tore_is_left_out(folder: Path) -> None:
     local = scheduler(folder)
     local.submit(job(folder, "sd-f", "exit 0"))

@@ -256,6 +256,20 @@ def test_a_folder_behind_closed_doors_is_shown_inside_only_and_read_only(
     assert (closed / "secret").read_text() == "not yours"
 
 
+def test_a_shown_folder_that_was_made_anew_is_shown_as_it_is_now(
+    testbed: Layout, tmp_path: Path
+) -> None:
+    shown = tmp_path / "shown"
+    tmp_path.chmod(0o700)
+    for text in ("old", "new"):
+        shutil.rmtree(shown, ignore_errors=True)
+        shown.mkdir(mode=0o755)
+        (shown / "file").write_text(text)
+        expose(namespace.require(testbed).pid, [shown])
+    command = namespace.as_user(testbed, ["cat", str(shown / "file")])
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "new"
+
+
 def test_a_folder_that_is_itself_closed_cannot_be_shown_and_says_so(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     with pytest.raises(TestBedError, match="chmod"):
