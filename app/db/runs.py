@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 
 from app.db import run_events
 from app.db.run_views import ATTEMPT_COLUMNS, JOB_COLUMNS, installation_id, load
-from app.db.tables import Attempt, Checkpoint, Job, Run, Runtime
+from app.db.tables import Attempt, Checkpoint, Finding, Job, Run, Runtime
+from app.domain.findings import explain
 from app.domain.model import JobView, RuntimeView, RunView
 from app.domain.states import (
     JOB_ALLOWED,
@@ -120,7 +121,19 @@ def store(session: Session, before: RunView, after: RunView, now: datetime) -> b
     for runtime in after.runtimes:
         _store_runtime(session, after, runtimes.get(runtime.job_name), runtime, now)
     run_events.report_run(session, before, after, now)
+    if after.state is RunState.STOPPING and before.state is not RunState.STOPPING:
+        _explain(session, after, now)
     return True
+
+
+def _explain(session: Session, run: RunView, now: datetime) -> None:
+    assert run.reason is not None
+    found = explain(run.reason, run.reason_detail)
+    if found is not None:
+        about = {"run_id": run.id, "attempt": run.attempt_number, "at": now}
+        session.add(
+            Finding(code=found.code, severity=found.severity, text=found.text, step=None, **about)
+        )
 
 
 def _swap(session: Session, before: RunView, after: RunView) -> bool:

@@ -85,8 +85,8 @@ def _starting_runtime(run: RunView, now: datetime, policy: Policy) -> Decision:
 
 def _starting_trainer(run: RunView, now: datetime, policy: Policy) -> Decision:
     trainer = run.trainer
-    if trainer is not None and (end := end_of(trainer, now, policy)):
-        return _stop(run, end)
+    if trainer is not None and trainer.final:
+        return _trainer_ended(run, trainer, now, policy)
     if end := _runtime_shortage(run, now, policy):
         return _stop(run, end)
     if end := _start_overdue(run, now):
@@ -103,15 +103,18 @@ def _starting_trainer(run: RunView, now: datetime, policy: Policy) -> Decision:
 def _running(run: RunView, now: datetime, policy: Policy) -> Decision:
     trainer = run.trainer
     # The trainer first: runtimes that leave after it has completed are no loss.
-    if trainer is not None and (end := end_of(trainer, now, policy)):
-        return _stop(run, end)
     if trainer is not None and trainer.final:
-        return Decision()  # ended; its exit record may still show up
+        return _trainer_ended(run, trainer, now, policy)
     if end := _runtime_shortage(run, now, policy):
         return _stop(run, end)
     if cancel := _heed_cancel(run):
         return cancel
     return Decision(effects=_tend(run, now, policy) + _drive(run, now, policy))
+
+
+def _trainer_ended(run: RunView, trainer: JobView, now: datetime, policy: Policy) -> Decision:
+    end = end_of(trainer, now, policy)
+    return _stop(run, end) if end else Decision()  # its exit record may still show up
 
 
 def _stopping(run: RunView, now: datetime, policy: Policy) -> Decision:

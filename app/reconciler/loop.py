@@ -144,6 +144,8 @@ class Reconciler:
             return reconcile_one(
                 run_id, snapshot, policy, self._sessions, self._workshop, self._probe
             )
+        except (Unavailable, OperationalError):
+            raise  # no fault of this run: the whole tick is tried again
         except Exception:  # the loop boundary: one run must not stop the others
             # First out of the way, then told: a failing log must not make a crash loop.
             with self._sessions.begin() as session:

@@ -7,10 +7,10 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, select
 
 from app.db import runs
-from app.db.tables import Run
+from app.db.tables import Finding, Run
 from app.domain.states import JobState, Reason, RunState
 from slurm.faulty import Fault, FaultKind
 from slurm.port import BatchJob, JobSnapshot, Scheduler, SlurmJobId, SlurmState, SubmitCategory
@@ -269,6 +269,10 @@ def test_a_refused_submission_ends_the_run_with_the_words_of_the_scheduler(world
     world.until(run, RunState.FAILED)
     assert world.view(run).reason is Reason.SUBMIT_REJECTED
     assert "invalid partition specified: gpu" in world.view(run).reason_detail
+    with world.sessions() as session:
+        found = session.scalars(select(Finding)).one()
+    assert found.code == "submit_rejected.partition"
+    assert "sinfo" in found.text
 
 
 def test_losing_a_race_writes_nothing_and_the_next_look_goes_on(world: World) -> None:
@@ -279,7 +283,7 @@ def test_losing_a_race_writes_nothing_and_the_next_look_goes_on(world: World) ->
     world.tick()
     events = len(world.events("run.state"))
     with world.sessions.begin() as session:
-        changed = replace(stale, state=RunState.STOPPING)
+        changed = replace(stale, state=RunState.STOPPING, reason=Reason.CANCELLED_BY_USER)
         assert runs.store(session, stale, changed, world.now) is False
     assert len(world.events("run.state")) == events
     _started_once(world, run)
