@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from runtime_world import IMAGE, World, request, runtime_world
+from runtime_world import IMAGE, request, runtime_world
 
 from workers.contract.sandbox_api import FailureKind, SandboxState, StopReason
 from workers.runtime import processes
@@ -28,13 +28,11 @@ async def until(condition, deadline_s: float = 5.0) -> None:  # type: ignore[no-
             await asyncio.sleep(0.01)
 
 
-def server_pid(world: World, sandbox_id: str) -> int:
-    (pid,) = (
-        p
-        for p in map(int, filter(str.isdigit, os.listdir("/proc")))
-        if processes.argv(p).endswith(f"/{sandbox_id}/s\0".encode())
-    )
-    return pid
+def server_pid(folder: Path, sandbox_id: str) -> int:
+    """The tool server itself: its own children, one for each connection, came after it."""
+    socket = f"{folder}/{sandbox_id}/s\0".encode()
+    numbers = map(int, filter(str.isdigit, os.listdir("/proc")))
+    return min(pid for pid in numbers if processes.argv(pid).endswith(socket))
 
 
 async def test_waiters_get_slots_in_the_order_they_came() -> None:
@@ -131,7 +129,7 @@ async def test_a_sandbox_past_its_deadline_is_stopped(tmp_path: Path) -> None:
 async def test_a_crashed_sandbox_fails_as_infrastructure(tmp_path: Path) -> None:
     async with runtime_world(tmp_path) as world:
         made = await world.sandboxes.create(request("k"))
-        os.kill(server_pid(world, made.sandbox_id), signal.SIGKILL)
+        os.kill(server_pid(tmp_path, made.sandbox_id), signal.SIGKILL)
         with pytest.raises(SandboxFailed, match="crashed"):
             await world.sandboxes.run(made.sandbox_id, Command(("true",)))
         assert made.failure is FailureKind.CRASHED
@@ -141,7 +139,7 @@ async def test_a_crashed_sandbox_fails_as_infrastructure(tmp_path: Path) -> None
 async def test_the_tick_notices_a_sandbox_that_died_by_itself(tmp_path: Path) -> None:
     async with runtime_world(tmp_path) as world:
         made = await world.sandboxes.create(request("k"))
-        os.kill(server_pid(world, made.sandbox_id), signal.SIGKILL)
+        os.kill(server_pid(tmp_path, made.sandbox_id), signal.SIGKILL)
         await until(lambda: not world.pool.alive(made.box))
         await world.sandboxes.tick()
         assert made.state is SandboxState.GONE
@@ -180,7 +178,7 @@ async def test_a_dead_warm_box_is_never_handed_out(tmp_path: Path) -> None:
     async with runtime_world(tmp_path, slots=2, warm=1) as world:
         await world.sandboxes.tick()
         await until(lambda: world.pool.warm == 1)
-        pid = server_pid(world, "sb-1")
+        pid = server_pid(tmp_path, "sb-1")
         os.kill(pid, signal.SIGKILL)
         await until(lambda: not processes.alive(pid))
         made = await world.sandboxes.create(request("k"))
