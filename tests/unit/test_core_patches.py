@@ -101,14 +101,14 @@ def test_binary_files_are_dropped_with_a_note() -> None:
 
 
 def test_too_many_changes_are_refused() -> None:
-    many = {f"f{i}": File(b"x" * 900_000) for i in range(4)}
+    many = {f"f{i}": File(b"x" * 200_000) for i in range(4)}
     with pytest.raises(PatchTooLarge):
         diff({}, many)
 
 
 def test_hostile_files_do_not_take_quadratic_time() -> None:
-    old = File("".join(f"{i % 90}\n" for i in range(100_000)).encode())
-    new = File("".join(f"{i * 7 % 91}\n" for i in range(100_000)).encode())
+    old = File("".join(f"{i % 90}\n" for i in range(50_000)).encode())
+    new = File("".join(f"{i * 7 % 91}\n" for i in range(50_000)).encode())
     began = time.perf_counter()
     assert diff({"f": old}, {"f": new})
     assert time.perf_counter() - began < 3.0
@@ -198,7 +198,7 @@ def test_plain_names_survive_a_patch_header(name: str) -> None:
         assert not name.startswith("/")
 
 
-def test_a_file_of_a_megabyte_is_the_largest_that_is_compared() -> None:
+def test_large_files_are_not_compared() -> None:
     patch = diff({}, {"big": File(b"x" * (patches.MAX_FILE + 1))})
     assert not patch
     assert "dropped" in patch.notes[0]

@@ -172,6 +172,19 @@ def test_a_broken_file_in_the_spool_is_no_obstacle(tmp_path: Path) -> None:
     sut.close()
 
 
+def test_a_text_that_cannot_be_written_costs_its_batch_and_not_the_reporter(
+    tmp_path: Path,
+) -> None:
+    plane = Plane()
+    sut = reporter(plane, tmp_path)
+    sut.start()
+    sut.put(phase("\ud800"))
+    wait_until(lambda: sut._dropped > 0)
+    sut.put(phase("good"))
+    assert plane.wait_for(1) == ["good"]
+    sut.close()
+
+
 @pytest.mark.parametrize(
     "settings",
     [

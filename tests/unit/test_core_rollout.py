@@ -266,6 +266,17 @@ async def test_a_cancelled_rollout_gives_its_sandbox_back_and_says_so() -> None:
     assert [r.state for r in world.kept.reports] == [RolloutState.CANCELLED]
 
 
+async def test_a_mistake_of_ours_still_ends_the_rollout_with_a_report() -> None:
+    world = edited()
+    policy = ScriptedPolicy([bash("x")])
+    policy.texts = [None]  # type: ignore[list-item]
+    with pytest.raises(AttributeError):
+        await world.run(policy)
+    assert [r.state for r in world.kept.reports] == [RolloutState.CANCELLED]
+    assert "AttributeError" in world.kept.reports[0].detail
+    assert world.runtime.sandboxes == {}
+
+
 async def test_the_image_files_are_not_the_agents_doing() -> None:
     """The stub's sandboxes are empty; a file of the image appears before the agent acts."""
     world = edited()

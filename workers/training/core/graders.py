@@ -194,7 +194,14 @@ def _tests(task: Task, written: str, log: str) -> tuple[TestResult, ...]:
         raise InfrastructureFailure(
             InvalidReason.NO_TESTS, f"task {task.task_id}: no test ran\n{log}", retryable=False
         )
-    return tuple(TestResult(name=name, passed=passed) for name, passed in results.tests.items())
+    return tuple(
+        TestResult(name=_clean(name), passed=passed) for name, passed in results.tests.items()
+    )
+
+
+def _clean(name: str) -> str:
+    """JSON may spell lone surrogates, which no report could carry on."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _failed(task: Task, text: str, log: str) -> InfrastructureFailure:

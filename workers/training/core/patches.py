@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from workers.training.core.errors import AgentFailure
 from workers.training.core.workspace import File, Snapshot, conflicts
 
-MAX_FILE = 2**20
-MAX_PATCH = 2 * 2**20
+MAX_FILE = 2**19
+MAX_PATCH = 2**19
 _CONTEXT = 3
 _NO_NEWLINE = "\n\\ No newline at end of file\n"
 _MAX_COMPARISONS = 4_000_000

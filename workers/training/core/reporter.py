@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
 from workers.contract.reports import FindingReport, Report, ReportBatch
 from workers.contract.version import CONTRACT_VERSION
@@ -28,7 +29,7 @@ _REFUSED = ".refused"
 
 @dataclass(frozen=True, slots=True)
 class ReporterSettings:
-    max_batch: int = 50
+    max_batch: int = 20
     flush_s: float = 0.5
     """How long a report may wait in memory for others."""
     retry_s: float = 2.0
@@ -138,9 +139,10 @@ class Reporter:
             try:
                 self._store(self._collect(wait=not last))
                 reached = self.superseded.is_set() or self._send()
-            except OSError as error:
-                # Disk trouble must not end the thread: the next batch may fit again.
-                log.error("reports cannot be stored below the attempt directory: %s", error)
+            except (OSError, PydanticSerializationError) as error:
+                # A full disk or one bad text must not end the thread: the next batch may fit.
+                self._dropped += 1
+                log.error("a batch of reports cannot be stored: %s", error)
                 reached = False
             if not reached and not last:
                 self._closing.wait(self._settings.retry_s)

@@ -19,7 +19,7 @@ from workers.training.core import audit
 from workers.training.core.agents.shell import ShellAgent, ShellLimits, Workplace
 from workers.training.core.broker_client import Broker, LeasedRuntime, RuntimeKey
 from workers.training.core.clock import Clock
-from workers.training.core.errors import AttemptSuperseded, InfrastructureFailure
+from workers.training.core.errors import InfrastructureFailure
 from workers.training.core.graders import Grader
 from workers.training.core.patches import Patch, PatchTooLarge, make_patch
 from workers.training.core.policy import Message, Policy, PolicyUnavailable, TokenRecord
@@ -145,8 +145,9 @@ class RolloutDriver:
         except PolicyUnavailable as failure:
             about.invalid(InvalidReason.GATEWAY_FAILED, f"the policy did not answer: {failure}")
             again_after_s = 0.0
-        except (AttemptSuperseded, asyncio.CancelledError) as over:
-            about.cancelled(type(over).__name__)
+        except BaseException as over:
+            # Cancelled, superseded or a mistake of ours: the rollout still ends once, and says so.
+            about.cancelled(f"{type(over).__name__}: {over}")
             self._reports.put(about.report())
             raise
         report = about.report()
