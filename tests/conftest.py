@@ -1,6 +1,5 @@
 """Fixtures of all tests. ``database`` runs a test on SQLite and on PostgreSQL."""
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +11,8 @@ from tests.factories.clocks import ManualClock
 from tests.factories.databases import (
     Database,
     migrate,
-    postgres_copy,
-    postgres_url,
+    postgres_database,
+    postgres_emptied,
     sqlite_copy,
 )
 from tests.factories.postgres import postgres_server
@@ -37,10 +36,10 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres: str) -> Iterator[str]:
-    with postgres_copy(postgres, None, "template_migrated"):
-        migrate(postgres_url(postgres, "template_migrated"))
-        yield "template_migrated"
+def postgres_migrated(postgres: str) -> Iterator[str]:
+    with postgres_database(postgres, "migrated") as url:
+        migrate(url)
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -49,9 +48,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     if request.param == "sqlite":
         copy = sqlite_copy(request.getfixturevalue("sqlite_template"), tmp_path)
     else:
-        template = request.getfixturevalue("postgres_template")
-        server = request.getfixturevalue("postgres")
-        copy = postgres_copy(server, template, f"t_{uuid.uuid4().hex}")
+        copy = postgres_emptied(request.getfixturevalue("postgres_migrated"))
     with copy as opened:
         yield opened
 

@@ -4,7 +4,7 @@ import pytest
 
 from app.db.migrate import at_head, current, differences, head, require_head, upgrade
 from app.errors import Unavailable
-from tests.factories.databases import Database, opened, postgres_copy
+from tests.factories.databases import Database, opened, postgres_database
 
 
 def test_migrated_database_has_exactly_what_the_mapped_classes_say(database: Database) -> None:
@@ -26,6 +26,6 @@ def test_database_that_was_never_migrated_is_refused_with_the_mend(tmp_path: Pat
 
 
 def test_empty_postgresql_comes_to_head(postgres: str) -> None:
-    with postgres_copy(postgres, None, "from_empty") as database:
+    with postgres_database(postgres, "from_empty") as url, opened(url) as database:
         upgrade(database.engine)
         require_head(database.engine)
