@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
-from app import logs
+from app import logs, preview
 from app.clock import system_clock
 from app.db import installation, tokens
 from app.db.engine import make_engine, make_sessions
@@ -80,7 +80,13 @@ def worker_commands(settings: Settings) -> WorkerCommands:
 
 def application(settings: Settings) -> FastAPI:
     logs.configure(settings.log_level)
-    return create_app(settings)
+    commands = worker_commands(settings)
+    return create_app(
+        settings,
+        render_script=lambda spec: preview.scripts(
+            spec, runs_dir=settings.runs_dir, commands=commands, clock=system_clock
+        ),
+    )
 
 
 def run_reconciler(settings: Settings, stop: threading.Event) -> None:

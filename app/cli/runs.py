@@ -20,7 +20,7 @@ Wait = Callable[[float], object]
 
 
 def launch(args: Namespace, api: ApiClient, wait: Wait | None = None) -> Exit:
-    body = {"spec": document(args), "set": list(args.set or ()), "preset": args.preset}
+    body = {"spec": document(args), "sets": list(args.set or ()), "preset": args.preset}
     if args.dry_run:
         return _dry_run(args, api.post("/runs", body, dry_run="true"))
     key = args.idempotency_key or uuid.uuid4().hex

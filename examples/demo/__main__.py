@@ -27,7 +27,7 @@ def main() -> int:
     began = time.monotonic()
     try:
         paths = _paths()
-        world = make_world(paths, args.seed)
+        world = args.world or make_world(paths, args.seed)
         made = time.monotonic()
         place = make_place(args.scheduler, paths)
         place.prepare()
@@ -89,7 +89,7 @@ def launch(
         *([f"trainer.steps={args.steps}"] if args.steps else []),
         *args.set,
     ]
-    body = {"spec": read_document(SPEC), "set": sets}
+    body = {"spec": read_document(SPEC), "sets": sets}
     return api.post("/runs", body, headers={"Idempotency-Key": uuid.uuid4().hex})
 
 
@@ -156,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--exit", action="store_true", help="end when the run has ended")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--world", type=Path, help="model and tasks made before")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--summary", default="demo-summary.json")
     return parser

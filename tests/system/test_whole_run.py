@@ -115,7 +115,7 @@ def _launch(
         *SMALL,
         *extra,
     ]
-    return api.post("/runs", {"spec": read_document(demo.SPEC), "set": sets})
+    return api.post("/runs", {"spec": read_document(demo.SPEC), "sets": sets})
 
 
 def _until(
