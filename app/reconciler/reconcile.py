@@ -9,7 +9,7 @@ from app.db import runs
 from app.db.engine import Sessions, open_read
 from app.domain.decide import decide
 from app.domain.intend import intend
-from app.domain.model import Absent, Effect, JobView, Policy, RunView, Seen
+from app.domain.model import Absent, JobView, Policy, RunView, Seen
 from app.domain.project import project
 from app.domain.states import JOB_ENDED, RunState
 from app.reconciler import files
@@ -53,16 +53,17 @@ def reconcile_one(
     stored = _store(sessions, loaded, intended, now)
     if stored is None:
         return True  # somebody else was faster: look again soon
-    _work(stored, decision.effects, sessions, workshop)
-    return decision.to is not None or bool(decision.effects)
-
-
-def _work(
-    run: RunView, effects: tuple[Effect, ...], sessions: Sessions, workshop: Workshop
-) -> None:
-    done = perform(run, effects, workshop)
+    done = perform(stored, decision.effects, workshop)
     # A lost race loses only what the next look finds out again.
-    _store(sessions, run, done, workshop.clock())
+    _store(sessions, stored, done, workshop.clock())
+    return _states(loaded) != _states(done)
+
+
+def _states(run: RunView) -> object:
+    """What counts as progress. An effect that failed and is due again does not."""
+    jobs = {job.name: job.state for job in run.jobs}
+    runtimes = {runtime.job_name: runtime.state for runtime in run.runtimes}
+    return run.state, run.prepared, jobs, runtimes
 
 
 def _store(sessions: Sessions, before: RunView, after: RunView, now: datetime) -> RunView | None:

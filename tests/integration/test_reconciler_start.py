@@ -7,6 +7,8 @@ import pytest
 
 from app.domain.states import Reason, RunState
 from app.ids import token_hash
+from app.reconciler.loop import SOON
+from slurm.faulty import Fault, FaultKind
 from tests.factories.world import ATTACHED, RUNTIME_ONLY, World
 from workers.contract import env
 from workers.contract.attempt import AttemptFile
@@ -129,3 +131,21 @@ def test_a_sweep_starts_as_many_runs_at_once_as_it_may(world: World) -> None:
     world.finish(world.trainer(runs[0]))
     world.until(runs[1], RunState.RUNNING)
     assert world.state(runs[2]) is RunState.PENDING
+
+
+def test_it_comes_back_soon_after_progress_and_else_after_a_tick(world: World) -> None:
+    world.launch()
+    assert world.reconciler.tick() == SOON
+    while world.cluster.submitted() == ():
+        world.reconciler.tick()
+    world.reconciler.tick()
+    world.run_for(5, step=1, working=False)
+    assert world.reconciler.tick() == world.settings.tick
+
+
+def test_a_scheduler_that_refuses_connections_is_not_hammered(world: World) -> None:
+    run = world.launch()
+    while not world.view(run).prepared:
+        world.tick()
+    world.effect_faults += [Fault(FaultKind.FAIL_BEFORE)]
+    assert world.reconciler.tick() == world.settings.tick
