@@ -1,5 +1,6 @@
 """The Scheduler port without Slurm: a client of the local supervisor."""
 
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -86,7 +87,7 @@ class LocalScheduler:
         except (OSError, local_wire.WireError) as error:
             raise SchedulerUnreachable(f"local supervisor: {error}") from error
 
-    def _connect(self) -> Any:
+    def _connect(self) -> socket.socket:
         try:
             return local_wire.connect(self._directory, self._deadline_s)
         except (FileNotFoundError, ConnectionRefusedError):

@@ -38,13 +38,14 @@ class Server:
         self._listener = listener
         self._idle_exit_s = idle_exit_s
         self._stop = False
+        self._forget_at = time.monotonic() + _FORGET_EVERY_S
 
     def stop(self) -> None:
         self._stop = True
 
     def serve(self) -> None:
         """Until stopped or idle for long. Jobs go on in either case."""
-        last_use = last_forget = time.monotonic()
+        last_use = time.monotonic()
         with selectors.DefaultSelector() as selector:
             selector.register(self._listener, selectors.EVENT_READ)
             while not self._stop and time.monotonic() - last_use < self._idle_exit_s:
@@ -54,13 +55,13 @@ class Server:
                 self._tick()
                 if self._queue.busy():
                     last_use = time.monotonic()
-                if time.monotonic() - last_forget > _FORGET_EVERY_S:
-                    self._queue.forget_old()
-                    last_forget = time.monotonic()
 
     def _tick(self) -> None:
         try:
             self._queue.tick()
+            if time.monotonic() > self._forget_at:
+                self._forget_at = time.monotonic() + _FORGET_EVERY_S
+                self._queue.forget_old()
         except OSError as error:  # no process, no disk space: jobs keep their place and wait
             _log(f"cannot go on for now: {error}")
 

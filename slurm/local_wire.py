@@ -7,7 +7,7 @@ import struct
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 SOCKET = "socket"
 LIMIT_BYTES = 4 * 1024 * 1024
@@ -72,9 +72,9 @@ def receive(connection: socket.socket) -> dict[str, Any]:
             raise WireError(f"connection ended after {len(received)} bytes")
         received += chunk
     try:
-        message = json.loads(received)
+        message: Any = json.loads(received)
     except ValueError as error:
         raise WireError(f"not JSON: {error}") from error
     if not isinstance(message, dict):
         raise WireError("not a JSON object")
-    return {str(key): value for key, value in message.items()}  # pyright: ignore
+    return cast(dict[str, Any], message)
