@@ -59,7 +59,7 @@ def moving_mean(values: Values, window: int = 5) -> list[float | None]:
 
 
 def reward_chart(
-    steps: Sequence[int], rewards: Values, total: int, width: int = 640, height: int = 220
+    steps: Sequence[int], rewards: Values, total: int, width: int = 1160, height: int = 240
 ) -> Chart | None:
     """Reward per step as dots, its moving mean as a line. None without any reward.
 
