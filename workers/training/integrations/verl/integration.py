@@ -1,6 +1,7 @@
 """The verl integration: files, command and environment of one attempt."""
 
 import hashlib
+import os
 import secrets
 import sys
 from pathlib import Path
@@ -44,10 +45,12 @@ class VerlIntegration:
         python: str = sys.executable,
         scratch: Path = Path("/tmp"),  # noqa: S108 - short by need: it holds Unix sockets
         driver_factory: str = DRIVER_FACTORY,
+        cores: int | None = None,
     ) -> None:
         self._python = python
         self._scratch = scratch
         self._driver_factory = driver_factory
+        self._cores = cores or len(os.sched_getaffinity(0))
 
     def prepare(self, attempt: AttemptFile) -> Command:
         spec, places = attempt.spec, places_of(attempt)
@@ -61,7 +64,7 @@ class VerlIntegration:
         scratch = self._make_scratch(attempt)
         return Command(
             argv=(self._python, "-m", "verl.trainer.main_ppo", *arguments(made)),
-            environment=environment(attempt, places, scratch),
+            environment=environment(attempt, places, scratch, self._cores),
             directory=places.work,
             scratch=(scratch,),
         )
@@ -105,7 +108,7 @@ def places_of(attempt: AttemptFile) -> Places:
     )
 
 
-def environment(attempt: AttemptFile, places: Places, scratch: Path) -> dict[str, str]:
+def environment(attempt: AttemptFile, places: Places, scratch: Path, cores: int) -> dict[str, str]:
     """Variables to add. A local Ray hands the driver's environment to every worker process."""
     trainer = attempt.spec.trainer
     made = {
@@ -124,6 +127,8 @@ def environment(attempt: AttemptFile, places: Places, scratch: Path) -> dict[str
         "HF_DATASETS_CACHE": str(scratch / "datasets"),
         "TOKENIZERS_PARALLELISM": "false",
         "WANDB_MODE": "disabled",
+        # Eight by default; on fewer cores each transfer would log a warning.
+        "TQ_NUM_THREADS": "1",
     }
     if trainer.device is Device.CPU:
         made |= {
@@ -131,6 +136,9 @@ def environment(attempt: AttemptFile, places: Places, scratch: Path) -> dict[str
             # Looks up the FSDP engine, which is registered for cuda only; nothing else reads it.
             "VERL_ENGINE_DEVICE": "cuda",
             "VERL_USE_EXTERNAL_MODULES": CPU_PLUGIN,
+            # Here, because the transfer queue resets torch to the count that it was imported
+            # with, and Ray sets one thread unless this is set.
+            "OMP_NUM_THREADS": str(cores),
             # Threads that spin while they wait fight with sandboxes for the cores: measured
             # twenty times slower decoding on two busy cores.
             "OMP_WAIT_POLICY": "PASSIVE",

@@ -5,8 +5,6 @@ from typing import Any
 import torch.distributed
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
-from workers.training.integrations.verl.hf.threads import use_all_cores
-
 
 def init_gloo() -> None:
     """verl would ask torch for ``cpu:gloo,cpu:gloo``, which is refused as a duplicate.
@@ -22,12 +20,10 @@ def init_gloo() -> None:
 class CpuTrainingWorker(TrainingWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         init_gloo()
-        use_all_cores()
         super().__init__(*args, **kwargs)
 
 
 class CpuActorRolloutRefWorker(ActorRolloutRefWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         init_gloo()
-        use_all_cores()
         super().__init__(*args, **kwargs)

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from workers.training.integrations.verl.hf.engine import Engine
 from workers.training.integrations.verl.hf.sampling import SamplingParams
-from workers.training.integrations.verl.hf.threads import use_cores_for
+from workers.training.integrations.verl.hf.threads import use_threads_for
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class HfServer:
         model = AutoModelForCausalLM.from_pretrained(
             model_path, dtype=torch.float32, attn_implementation="sdpa"
         ).eval()
-        use_cores_for(model.num_parameters())
+        use_threads_for(model.num_parameters())
         tokenizer = AutoTokenizer.from_pretrained(model_path)
         self._engine = Engine(model, stop_ids(model, tokenizer), tokenizer.pad_token_id or 0)
         self._engine.start()
