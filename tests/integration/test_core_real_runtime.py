@@ -152,7 +152,7 @@ class World:
     async def run(self, task: Task, *commands: str, sample: int = 0) -> RolloutResult:
         texts = [*(bash(command) for command in commands), FINISH]
         policy = ScriptedPolicy(texts)
-        return await self.driver.run(task, step=1, group="g", sample=sample, policy=policy)
+        return await self.driver.run(task, step=1, group="g", sample=sample, policy=lambda: policy)
 
 
 @pytest.fixture
@@ -325,7 +325,7 @@ async def test_code_that_never_ends_is_no_zero_but_no_result(world: World, task:
 async def test_a_sandbox_killed_in_the_middle_is_tried_again(world: World, task: Task) -> None:
     policy = ScriptedPolicy([bash("sleep 3"), bash(gold(task)), FINISH])
     running = asyncio.create_task(
-        world.driver.run(task, step=1, group="g", sample=0, policy=policy)
+        world.driver.run(task, step=1, group="g", sample=0, policy=lambda: policy)
     )
     while policy.asked < 1:
         await asyncio.sleep(0.05)
@@ -376,7 +376,9 @@ async def test_a_driver_made_from_the_attempt_file_leases_runs_and_reports(
         plane.leases = (_lease(runtime),)
         driver = await open_driver(tmp_path / env.ATTEMPT_FILE_NAME)
         policy = ScriptedPolicy([bash(gold(task)), FINISH])
-        done = await driver.run(task, step=3, group="g", sample=1, policy=policy, validation=True)
+        done = await driver.run(
+            task, step=3, group="g", sample=1, policy=lambda: policy, validation=True
+        )
         await driver.close()
         reports = plane.reports()
     assert done.reward == 1.0

@@ -65,7 +65,7 @@ class World:
 
     async def run(self, policy: ScriptedPolicy, task: Task = TASK) -> RolloutResult:
         driver = await self.driver()
-        return await driver.run(task, step=1, group="g", sample=0, policy=policy)
+        return await driver.run(task, step=1, group="g", sample=0, policy=lambda: policy)
 
 
 def edit(sandbox: StubSandbox, request: ExecRequest) -> ExecResult:
@@ -243,7 +243,7 @@ async def test_no_more_sandboxes_live_at_once_than_there_are_slots() -> None:
     world = World(StubRuntime(command=edit, slots=2))
     driver = await world.driver()
     rollouts = [
-        driver.run(TASK, step=1, group="g", sample=i, policy=ScriptedPolicy([bash("x")]))
+        driver.run(TASK, step=1, group="g", sample=i, policy=lambda: ScriptedPolicy([bash("x")]))
         for i in range(8)
     ]
     assert [r.reward for r in await asyncio.gather(*rollouts)] == [1.0] * 8
@@ -255,7 +255,7 @@ async def test_a_cancelled_rollout_gives_its_sandbox_back_and_says_so() -> None:
     driver = await world.driver()
     policy = ScriptedPolicy([bash("x")], hang_on=2)
     running = asyncio.create_task(
-        driver.run(TASK, step=1, group="g", sample=0, policy=policy), name="rollout"
+        driver.run(TASK, step=1, group="g", sample=0, policy=lambda: policy), name="rollout"
     )
     while policy.asked < 2:
         await asyncio.sleep(0)

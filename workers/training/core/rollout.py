@@ -31,6 +31,10 @@ from workers.training.core.workspace import MAX_ARCHIVE, BadArchive, File, unpac
 _LIFETIME_MARGIN_S = 120.0
 
 
+PolicyFactory = Callable[[], Policy]
+"""A fresh policy for each try: one that was started is spent."""
+
+
 class ReportSink(Protocol):
     def put(self, report: RolloutReport) -> None:
         """Takes the report; never blocks and never fails."""
@@ -108,13 +112,13 @@ class RolloutDriver:
         step: int,
         group: str,
         sample: int,
-        policy: Policy,
+        policy: PolicyFactory,
         validation: bool = False,
     ) -> RolloutResult:
         """Ends with SCORED or INVALID. Raises only ``AttemptSuperseded``, when the attempt is
         over, and ``CancelledError``; both leave a CANCELLED report and no sandbox.
 
-        Each try begins with ``policy.start`` and the same prompt, which forgets the try before.
+        Each try asks for a fresh policy and starts it with the same prompt.
         """
         name = self._ids()
         avoid: set[RuntimeKey] = set()
@@ -123,7 +127,7 @@ class RolloutDriver:
             about = RolloutTry(
                 f"{name}-{number}", task, step, group, sample, number, validation, self._clock
             )
-            outcome = await self._once(about, policy, frozenset(avoid))
+            outcome = await self._once(about, policy(), frozenset(avoid))
             if outcome.again_after_s is None or number > self._settings.retries:
                 return outcome.result
             number += 1
