@@ -19,6 +19,9 @@ from slurm.port import (
 )
 from slurm.script import check_name, render
 
+_START_S = 30.0
+"""For a new interpreter on a busy machine. Nothing was asked for yet, so waiting is harmless."""
+
 
 class LocalScheduler:
     """Real processes on this machine, with the promises of the port.
@@ -115,7 +118,7 @@ class LocalScheduler:
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
-                timeout=self._deadline_s,
+                timeout=_START_S,
                 check=True,
                 start_new_session=True,
             )

@@ -65,7 +65,7 @@ def ended(local: LocalScheduler, name: str) -> JobSnapshot:
     return one(local, name)
 
 
-def wait_for(good: Callable[[], bool], patience_s: float = 20.0) -> None:
+def wait_for(good: Callable[[], bool], patience_s: float = 60.0) -> None:
     for _ in range(int(patience_s / 0.05)):
         if good():
             return
@@ -199,13 +199,13 @@ def test_two_that_start_a_supervisor_at_once_get_one(folder: Path) -> None:
 
 
 def test_what_a_frozen_supervisor_was_told_is_found_by_name_later(folder: Path) -> None:
-    local = scheduler(folder, deadline_s=1.0)
+    local = scheduler(folder)
     local.snapshot()
     frozen = supervisor(folder)
     os.kill(frozen.pid, signal.SIGSTOP)
     try:
         with pytest.raises(SubmitAmbiguous, match="sd-late"):
-            local.submit(job(folder, "sd-late", "exit 0"))
+            scheduler(folder, deadline_s=1.0).submit(job(folder, "sd-late", "exit 0"))
     finally:
         os.kill(frozen.pid, signal.SIGCONT)
     wait_for(lambda: bool(local.snapshot("sd-late")))
@@ -220,7 +220,7 @@ def test_nobody_else_can_reach_the_supervisor(folder: Path) -> None:
 
 def test_a_folder_with_a_long_name_will_do(folder: Path) -> None:
     deep = folder / ("d" * 60) / ("e" * 60)
-    local = LocalScheduler(deep, idle_exit_s=0.5)
+    local = LocalScheduler(deep, idle_exit_s=3.0)
     assert local.snapshot() == ()
     found = supervisor_pid(deep)
     assert found is not None
@@ -228,11 +228,11 @@ def test_a_folder_with_a_long_name_will_do(folder: Path) -> None:
 
 
 def test_an_idle_supervisor_ends_and_a_busy_one_does_not(folder: Path) -> None:
-    local = LocalScheduler(folder / "sched", idle_exit_s=0.3)
+    local = LocalScheduler(folder / "sched", idle_exit_s=1.0)
     batch = job(folder, "sd-busy", f"while [ ! -e {folder}/go ]; do sleep 0.1; done")
     start(local, batch)
     busy = supervisor(folder)
-    threading.Event().wait(1.0)
+    threading.Event().wait(2.0)
     assert busy.alive()
     (folder / "go").touch()
     wait_for(lambda: not busy.alive())

@@ -25,7 +25,7 @@ class Backend:
     outage: Callable[[], AbstractContextManager[None]]
     gaps: Mapping[str, str] = field(default_factory=dict)
     """Behaviour -> why this backend does not have it."""
-    patience_s: float = 30.0
+    patience_s: float = 60.0
     script: Callable[[str, Outcome], None] = lambda _name, _outcome: None
     """Tell a scheduler without processes what the job called so would do."""
 
