@@ -61,6 +61,12 @@ def hybrid_cgroups(node: Node) -> bool:
     return str(UNIFIED) in points
 
 
+def can_limit(node: Node, hierarchies: Path = Path("/sys/fs/cgroup")) -> bool:
+    """Whether containers may get control groups of their own: root's, where they can be written."""
+    places = (hierarchies / "memory", hierarchies / "cgroup.subtree_control")
+    return not node.rootless and any(os.access(place, os.W_OK) for place in places)
+
+
 def check_runtime(node: Node, temporary: Path, archives: Iterable[Path]) -> tuple[Check, ...]:
     checks = [
         _program(node, "podman", "apt-get install podman"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from workers.contract import env
-from workers.preflight import Check, Node, check_runtime, failed
+from workers.preflight import Check, Node, can_limit, check_runtime, failed
 from workers.runtime.images import ImageBuildError, build_task_image, read_recipe
 from workers.runtime.podman_home import PodmanHome, home_for, seccomp_profile
 from workers.runtime.settings import SettingsError, read_settings
@@ -69,6 +69,13 @@ def test_missing_programs_archives_and_old_kernels_are_named(tmp_path: Path) -> 
     assert {"podman", "crun", "conmon", "newuidmap", "kernel", "image_archive"} <= set(found)
     assert found["podman"].mend == "apt-get install podman"
     assert str(tmp_path / "none.tar") in found["image_archive"].text()
+
+
+def test_limits_need_root_and_control_groups_that_can_be_written(tmp_path: Path) -> None:
+    assert not can_limit(node(tmp_path, uid=0), tmp_path)
+    (tmp_path / "memory").mkdir()
+    assert can_limit(node(tmp_path, uid=0), tmp_path)
+    assert not can_limit(node(tmp_path, uid=1001), tmp_path)
 
 
 def test_a_job_s_folder_is_short_and_its_own(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ nothing is isolated. It passes the same suite as podman, except for what only is
 
 import asyncio
 import json
-import os
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -117,8 +116,4 @@ class FakeEngine:
 
 def _running(container: _Container) -> bool:
     process = container.process
-    return (
-        process is not None
-        and process.returncode is None
-        and os.path.exists(f"/proc/{process.pid}")
-    )
+    return process is not None and processes.alive(process.pid)

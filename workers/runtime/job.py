@@ -7,7 +7,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -151,15 +151,14 @@ def _preflight(settings: RuntimeSettings) -> None:
 @contextlib.asynccontextmanager
 async def _engine(
     settings: RuntimeSettings, stop: Stop
-) -> AsyncIterator[tuple[Engine, PodmanHome]]:
+) -> AsyncGenerator[tuple[Engine, PodmanHome], None]:
     tool_server = await asyncio.to_thread(build, settings.cache)
     node = preflight.this_node(settings.path)
-    rootless, hybrid = node.rootless, preflight.hybrid_cgroups(node)
     home = PodmanHome(
         root=home_for(settings.job_name, settings.temporary),
-        rootless=rootless,
-        cgroups=not rootless,
-        hidden_hierarchy=None if not hybrid else preflight.UNIFIED,
+        rootless=node.rootless,
+        cgroups=preflight.can_limit(node),
+        hidden_hierarchy=preflight.UNIFIED if preflight.hybrid_cgroups(node) else None,
     )
     opening = PodmanEngine.open(home, settings.path, tool_server)
     engine = await _until_stopped(stop, opening)

@@ -119,7 +119,7 @@ class PodmanEngine:
 
     def _info(self) -> Mapping[str, Any]:
         with podman.PodmanClient(base_url=f"http+unix://{self._home.socket}", timeout=60) as client:
-            return cast(Mapping[str, Any], client.info())
+            return cast(Any, client).info()
 
     async def load_image(self, archive: Path) -> tuple[str, ...]:
         if not archive.is_file():

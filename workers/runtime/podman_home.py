@@ -332,7 +332,7 @@ def mount_points() -> tuple[str, ...]:
 
 def remove_cgroups(parent: str, hierarchies: Path = Path("/sys/fs/cgroup")) -> None:
     """Deletes the job's control groups in every hierarchy; they hold no process any more."""
-    for top in hierarchies.glob(f"*{parent}"):
+    for top in (hierarchies / parent.lstrip("/"), *hierarchies.glob(f"*{parent}")):
         for folder, _, _ in os.walk(top, topdown=False):
             with contextlib.suppress(OSError):
                 os.rmdir(folder)

@@ -65,12 +65,24 @@ def descendants(roots: Set[int]) -> frozenset[int]:
 async def kill_trees(
     roots: Set[int], spare: Set[int] = frozenset(), deadline_s: float = 10.0
 ) -> None:
-    """SIGKILL to the processes and all below them; returns when they are gone."""
-    victims = descendants(roots) - spare - {os.getpid()} if roots else frozenset[int]()
-    for pid in victims:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
+    """SIGKILL to the processes and all below them; returns when they are gone.
+
+    All are stopped first, until no new one appears: a child forked while we looked would lose its
+    parent, and with it every sign that it belongs to the tree.
+    """
+    spared = spare | {os.getpid()}
+    victims: frozenset[int] = frozenset()
+    while roots and (found := descendants(victims | roots) - spared) != victims:
+        _signal(found - victims, signal.SIGSTOP)
+        victims = found
+    _signal(victims, signal.SIGKILL)
     await wait_dead(victims, deadline_s)
+
+
+def _signal(pids: Set[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
 
 
 async def wait_dead(pids: Set[int], deadline_s: float) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -73,12 +73,12 @@ class _Server(uvicorn.Server):
     """Signals belong to our own drain, not to uvicorn."""
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> Generator[None, None, None]:
         yield
 
 
 @contextlib.asynccontextmanager
-async def serving(app: FastAPI, listener: socket.socket) -> AsyncIterator[None]:
+async def serving(app: FastAPI, listener: socket.socket) -> AsyncGenerator[None, None]:
     """Answers requests inside the block; afterwards open requests get a few seconds."""
     config = uvicorn.Config(
         app,

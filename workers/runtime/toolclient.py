@@ -10,7 +10,7 @@ import contextlib
 import os
 import stat
 import struct
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from workers.runtime.engine import SandboxRuntimeError
 SOCKET_NAME = "s"
 CONTROL_DIR_INSIDE = "/run/skydeck/control"
 SERVER_INSIDE = "/run/skydeck/toolserver"
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 _MAGIC = 0x31544B53
 _FLAG_SHELL = 1
@@ -118,7 +120,9 @@ class ToolClient:
             return False
 
     @contextlib.asynccontextmanager
-    async def _connect(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    async def _connect(
+        self,
+    ) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter], None]:
         handle = os.open(self._control_dir / SOCKET_NAME, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             if not stat.S_ISSOCK(os.fstat(handle).st_mode):
