@@ -21,6 +21,9 @@ from app.db.tables import (
 )
 from workers.contract.reports import RolloutState
 
+# Equal rewards within a group give no advantage; a difference below this is rounding.
+EQUAL = 1e-9
+
 
 @dataclass(frozen=True)
 class StepTotals:
@@ -117,7 +120,7 @@ def step_totals(
             func.sum(groups.c.invalid),
             func.sum(groups.c.trainable),
             func.count(),
-            func.sum(case((groups.c.highest > groups.c.lowest, 1), else_=0)),
+            func.sum(case((groups.c.highest - groups.c.lowest > EQUAL, 1), else_=0)),
         )
         .group_by(groups.c.attempt, groups.c.step)
         .order_by(groups.c.attempt, groups.c.step)

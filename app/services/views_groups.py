@@ -1,7 +1,8 @@
 """Experiments and sweeps: what they hold and how far it has come."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from sqlalchemy import func, select
 
@@ -97,7 +98,8 @@ def _summaries(session: ReadSession, found: Sequence[Sweep]) -> list[SweepRow]:
     ]
 
 
-def _at(spec: object, key: str) -> object:
+def _at(spec: Mapping[str, Any], key: str) -> object:
+    node: Any = spec
     for part in key.split("."):
-        spec = spec.get(part) if isinstance(spec, dict) else None
-    return spec
+        node = cast("Mapping[str, Any]", node).get(part) if isinstance(node, Mapping) else None
+    return node

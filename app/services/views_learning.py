@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
 from operator import attrgetter
+from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Integer, cast, func, select
+from sqlalchemy import ColumnElement, Integer, func, select
+from sqlalchemy import cast as sql_cast
 
 from app.db.engine import ReadSession
+from app.db.facts import EQUAL
 from app.db.tables import Job, Rollout, StepMetrics
 from app.domain.states import RUN_FINAL, JobState, RunState
 from workers.contract.reports import RolloutState
 
-# Equal rewards within a group give no advantage; below this a difference is rounding.
-_EQUAL = 1e-9
 _GRAD_NORM = ("actor/grad_norm", "grad_norm")
 _STEP_SECONDS = ("timing_s/step", "perf/time_per_step", "step_seconds")
 
@@ -103,7 +104,7 @@ def totals(session: ReadSession, run_ids: Sequence[str]) -> dict[str, Totals]:
 def steps(session: ReadSession, run_ids: Sequence[str]) -> dict[str, list[Step]]:
     """Steps of each run in order; of a step that was repeated, the newest attempt's."""
     groups = _groups(session, run_ids)
-    rows = session.execute(
+    found_rows = session.execute(
         select(
             Rollout.run_id,
             Rollout.attempt,
@@ -115,6 +116,7 @@ def steps(session: ReadSession, run_ids: Sequence[str]) -> dict[str, list[Step]]
         .where(Rollout.run_id.in_(run_ids), Rollout.validation.is_(False), Rollout.step > 0)
         .group_by(Rollout.run_id, Rollout.attempt, Rollout.step)
     )
+    rows = cast("Iterable[Any]", found_rows)  # more columns than the typed forms have
     found = [
         (
             run_id,
@@ -176,13 +178,13 @@ def truths(
 
 def _counts() -> tuple[ColumnElement[int], ...]:
     def count_if(condition: ColumnElement[bool]) -> ColumnElement[int]:
-        return func.coalesce(func.sum(cast(condition, Integer)), 0)
+        return func.coalesce(func.sum(sql_cast(condition, Integer)), 0)
 
     return (
         count_if(Rollout.state == RolloutState.SCORED),
         count_if(Rollout.state == RolloutState.INVALID),
         func.sum(Rollout.calls_executed),
-        count_if(Rollout.graded),
+        count_if(Rollout.graded.is_(True)),
         func.sum(Rollout.trainable_tokens),
     )
 
@@ -202,7 +204,7 @@ def _groups(
         .group_by(Rollout.run_id, Rollout.attempt, Rollout.step, Rollout.group)
         .subquery()
     )
-    differs = func.sum(cast(per_group.c.spread > _EQUAL, Integer))
+    differs = func.sum(sql_cast(per_group.c.spread > EQUAL, Integer))
     rows = session.execute(
         select(
             per_group.c.run_id, per_group.c.attempt, per_group.c.step, func.count(), differs
