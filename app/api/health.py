@@ -4,7 +4,7 @@ from fastapi import APIRouter
 
 from app.api.deps import Here
 from app.api.responses import errors
-from app.api.schemas import HealthOut
+from app.api.schemas_installation import HealthOut
 from app.services import health
 
 router = APIRouter(tags=["health"])

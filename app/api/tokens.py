@@ -4,7 +4,8 @@ from fastapi import APIRouter
 
 from app.api.deps import Here, Reader, WriteSession
 from app.api.responses import errors
-from app.api.schemas import NewTokenOut, Page, TokenIn, TokenOut
+from app.api.schemas import Page
+from app.api.schemas_installation import NewTokenOut, TokenIn, TokenOut
 from app.db import tokens as rows
 from app.services import tokens
 

@@ -6,14 +6,14 @@ from fastapi import APIRouter, Query
 
 from app.api.deps import Here, Limit, Reader, Signed, WriteSession
 from app.api.responses import errors
-from app.api.schemas import (
+from app.api.schemas import Page
+from app.api.schemas_installation import (
     DeliveryDetailOut,
     DeliveryOut,
     EndpointChangeIn,
     EndpointIn,
     EndpointOut,
     NewEndpointOut,
-    Page,
     TryOut,
 )
 from app.db import deliveries
