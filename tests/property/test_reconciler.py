@@ -78,11 +78,15 @@ class Reconciling(RuleBasedStateMachine):
         self.world = World(self.folder)
         self.seen_event = 0
         self.lied_to = False
+        """The controller has answered a look from an older state."""
+        self.very_late = False
+        """A submission may land after the settle window."""
         self.run_states: dict[str, RunState] = {}
         self.job_states: dict[str, JobState] = {}
 
-    @initialize(kind=st.sampled_from(KINDS))
-    def first_run(self, kind: dict[str, object]) -> None:
+    @initialize(kind=st.sampled_from(KINDS), first=st.sampled_from(FaultKind))
+    def first_run(self, kind: dict[str, object], first: FaultKind) -> None:
+        self.world.effect_faults.append(Fault(first, 20.0))
         self.launch(kind)
         self.all_goes_well(2)
 
@@ -123,9 +127,35 @@ class Reconciling(RuleBasedStateMachine):
         self.lied_to = self.lied_to or FaultKind.STALE in kinds
         self.world.faults += [Fault(kind) for kind in kinds]
 
-    @rule(kinds=st.lists(st.sampled_from(FaultKind), min_size=1, max_size=3), late=PICK)
-    def effects_go_wrong(self, kinds: list[FaultKind], late: int) -> None:
-        self.world.effect_faults += [Fault(kind, 10.0 * (1 + late % 9)) for kind in kinds]
+    @rule(
+        kinds=st.lists(st.sampled_from(FaultKind), min_size=1, max_size=3),
+        late=st.sampled_from((8.0, 20.0, 27.0, 80.0)),
+        pick=PICK,
+    )
+    def effects_go_wrong(self, kinds: list[FaultKind], late: float, pick: int) -> None:
+        beyond = timedelta(seconds=late) > self.world.settings.settle_window
+        self.very_late = self.very_late or (beyond and FaultKind.LATE in kinds)
+        self.world.effect_faults += [Fault(kind, late) for kind in kinds]
+        self.all_goes_well(1)
+        self.cancel(pick)
+        self.all_goes_well(2)
+
+    @precondition(lambda self: len(self.run_states) < 3)
+    @rule(
+        kind=st.sampled_from(KINDS),
+        first=st.sampled_from((FaultKind.ANSWER_LOST, FaultKind.LATE)),
+    )
+    def cancelled_while_a_submission_is_unanswered(
+        self, kind: dict[str, object], first: FaultKind
+    ) -> None:
+        self.world.effect_faults.insert(0, Fault(first, 20.0))
+        self.launch(kind)
+        run = sorted(self.run_states)[-1]
+        for _ in range(4):
+            self.tick()
+            if any(s is JobState.SUBMITTING for s in self.job_states.values()):
+                break
+        self.world.cancel(run)
         self.all_goes_well(2)
 
     @rule(effects=st.integers(min_value=0, max_value=2), after=st.booleans())
@@ -237,11 +267,18 @@ class Reconciling(RuleBasedStateMachine):
             parsed = parse_job_name(seen.name)
             assert parsed is not None
             assert (parsed[1].run_id, parsed[1].attempt) != (run_id, attempt), seen
+        under_way = [parse_job_name(name) for name in self.world.wire.in_flight()]
+        keys = {(p[1].run_id, p[1].attempt) for p in under_way if p is not None}
+        assert self.very_late or (run_id, attempt) not in keys
 
     @invariant()
     def nothing_is_submitted_again_that_is_there(self) -> None:
-        """I2, before the fences: unless the controller answered from an older state."""
-        assert self.lied_to or self.world.crashing.doubled == []
+        """I2, before the fences: what lands within the settle window is the only one."""
+        if self.lied_to:
+            return
+        assert self.world.crashing.doubled == []
+        names = list(self.world.cluster.names.values())
+        assert self.very_late or len(names) == len(set(names))
 
     @invariant()
     def one_job_a_name_ever_runs(self) -> None:
