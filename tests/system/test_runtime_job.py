@@ -313,6 +313,19 @@ async def test_a_killed_server_s_successor_takes_the_leftovers_away(tmp_path: Pa
         assert runtime.leftovers() == []
 
 
+async def test_the_next_runtime_on_a_node_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    for name in ("killed", "next"):
+        (tmp_path / name).mkdir()
+    async with job(tmp_path / "killed", None) as killed:
+        await until(lambda: killed.url() or killed.process.returncode, READY_S)
+        killed.process.send_signal(signal.SIGKILL)
+        await killed.process.wait()
+        assert killed.leftovers() != []
+        async with job(tmp_path / "next", None, warm=0) as runtime:
+            await until(lambda: runtime.url() or runtime.process.returncode, READY_S)
+            assert killed.leftovers() == []
+
+
 def _reported(plane: ControlPlane, sandbox: str) -> bool:
     return any(s.sandbox_id == sandbox for h in plane.heartbeats for s in h.sandboxes)
 

@@ -2,12 +2,14 @@
 
 import json
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from workers.contract import env
 from workers.preflight import Check, Node, can_limit, check_runtime, failed
+from workers.runtime import ownership
 from workers.runtime.images import ImageBuildError, build_task_image, read_recipe
 from workers.runtime.podman_home import PodmanHome, home_for, seccomp_profile
 from workers.runtime.settings import SettingsError, read_settings
@@ -84,6 +86,23 @@ def test_a_job_s_folder_is_short_and_its_own(tmp_path: Path) -> None:
     assert one == home_for("sd-x-a1", Path("/tmp"))
     deep = home_for("sd-x-a1", Path("/very" * 30))
     assert len(str(deep / "c" / "sb-0123456789" / "s")) < 108
+
+
+def test_only_folders_whose_server_is_dead_are_abandoned(tmp_path: Path) -> None:
+    for name in ("sd-alive000", "sd-dead0000", "sd-reused00", "sd-unseen00", "sd-unknown0"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "sd-link0000").symlink_to(tmp_path / "sd-dead0000")
+    ownership.mark(tmp_path / "sd-alive000")
+    owner = (tmp_path / "sd-alive000" / "owner").read_text().split("\n")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    dead = [str(ended.pid), "1", *owner[2:]]
+    (tmp_path / "sd-dead0000" / "owner").write_text("\n".join(dead))
+    (tmp_path / "sd-reused00" / "owner").write_text("\n".join([owner[0], "1", *owner[2:]]))
+    (tmp_path / "sd-unseen00" / "owner").write_text("\n".join([*dead[:3], "pid:[1]"]))
+    (tmp_path / "sd-unknown0" / "owner").write_text(owner[0])
+    found = {p.name for p in ownership.abandoned(tmp_path, tmp_path / "sd-own00000")}
+    assert found == {"sd-dead0000", "sd-reused00"}
 
 
 def test_everything_podman_reads_names_the_job_s_folder_and_nobody_else_can_enter(

@@ -8,7 +8,7 @@ import secrets
 import signal
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,12 +26,12 @@ from workers.control_plane import (
     Unavailable,
     read_address,
 )
-from workers.runtime import limits
+from workers.runtime import limits, ownership
 from workers.runtime.auth import TokenCheck, read_token
 from workers.runtime.clock import Clock
 from workers.runtime.engine import Engine, EngineError, LimitNotEnforced, SandboxRuntimeError
 from workers.runtime.podman import PodmanEngine
-from workers.runtime.podman_home import PodmanHome, home_for
+from workers.runtime.podman_home import PodmanHome, PodmanService, home_for
 from workers.runtime.pool import Pool
 from workers.runtime.sandboxes import Sandboxes
 from workers.runtime.server import create_app, listen, own_address, serving
@@ -160,6 +160,7 @@ async def _engine(
         cgroups=preflight.can_limit(node),
         hidden_hierarchy=preflight.UNIFIED if preflight.hybrid_cgroups(node) else None,
     )
+    await _until_stopped(stop, _remove_abandoned(home, settings))
     opening = PodmanEngine.open(home, settings.path, tool_server)
     engine = await _until_stopped(stop, opening)
     log.info("%s in %s", engine.description, home.root)
@@ -167,6 +168,13 @@ async def _engine(
         yield engine, home
     finally:
         await engine.close()
+
+
+async def _remove_abandoned(home: PodmanHome, settings: RuntimeSettings) -> None:
+    """A job that was killed outright could not clean up, and its next attempt has another name."""
+    for root in ownership.abandoned(home.root.parent, home.root):
+        log.info("removing %s: its server is dead", root)
+        await PodmanService(replace(home, root=root), settings.path).remove()
 
 
 async def _load_images(engine: Engine, settings: RuntimeSettings) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.runtime import processes
+from workers.runtime import ownership, processes
 from workers.runtime.engine import EngineBroken, EngineUnreachable
 
 SERVICE_START_S = 30.0
@@ -96,6 +96,7 @@ class PodmanHome:
         self.root.chmod(0o700)
         for name in ("run", "data", "conf/containers", "tmp", "c"):
             (self.root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        ownership.mark(self.root)
         (self.root / "conf/containers/containers.conf").write_text(self._containers_conf())
         (self.root / "conf/containers/storage.conf").write_text(self._storage_conf())
         self.seccomp.write_text(json.dumps(seccomp_profile(_first_existing(SECCOMP_SOURCES))))
