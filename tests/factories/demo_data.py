@@ -45,6 +45,7 @@ from app.domain.states import (
     RunState,
     RuntimeState,
 )
+from app.services.text import clean
 from workers.contract.env import log_path
 from workers.contract.reports import InvalidReason, RolloutEnd, RolloutState
 from workers.contract.sandbox_api import SandboxState
@@ -475,7 +476,7 @@ def _hostile(demo: Demo, run: Run, step: int) -> None:
             task_id='hostile"><script>t</script>',
             state=RolloutState.SCORED,
             end=RolloutEnd.MAX_STEPS,
-            detail=HOSTILE_TEXT,
+            detail=clean(HOSTILE_TEXT),
             reward=0.0,
             graded=True,
             turns_count=2,

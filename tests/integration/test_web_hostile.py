@@ -1,6 +1,7 @@
 """Agent output may hold anything. None of it becomes markup, none of it hides or floods."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,20 @@ from app.clock import Clock
 from app.web.text import bounded, diff, visible
 from tests.factories import demo_data
 from tests.factories.client import TestClient
-from tests.factories.databases import Database
+from tests.factories.databases import Database, sqlite_copy
 
 PAGES = (
     f"/runs/{demo_data.RUNNING}/rollouts/{demo_data.HOSTILE_ROLLOUT}",
     f"/runs/{demo_data.RUNNING}/rollouts",
     f"/runs/{demo_data.RUNNING}",
-    f"/runs/{demo_data.RUNNING}/logs/1",
 )
+
+
+@pytest.fixture
+def database(sqlite_template: Path, tmp_path: Path) -> Iterator[Database]:
+    """SQLite only: nothing here depends on the database; the pages' queries run on both."""
+    with sqlite_copy(sqlite_template, tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture

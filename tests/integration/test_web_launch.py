@@ -1,5 +1,8 @@
 """The launch form: says what is wrong and where, starts nothing by checking, never starts twice."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 from bs4 import BeautifulSoup
 from sqlalchemy import select
@@ -10,7 +13,7 @@ from app.ids import new_id
 from app.services import tokens
 from app.web.yaml_lines import Problem, located
 from tests.factories.client import TestClient
-from tests.factories.databases import Database
+from tests.factories.databases import Database, sqlite_copy
 
 OWN = {"Origin": "http://testserver"}
 GOOD = """\
@@ -21,6 +24,13 @@ trainer:
   command: [/bin/true]
   steps: 4
 """
+
+
+@pytest.fixture
+def database(sqlite_template: Path, tmp_path: Path) -> Iterator[Database]:
+    """SQLite only: nothing here depends on the database; the pages' queries run on both."""
+    with sqlite_copy(sqlite_template, tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture

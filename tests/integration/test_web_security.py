@@ -15,7 +15,7 @@ from app.services import tokens
 from app.web import STATIC, pages, stream
 from tests.factories import demo_data
 from tests.factories.client import TestClient
-from tests.factories.databases import Database
+from tests.factories.databases import Database, sqlite_copy
 
 OWN = {"Origin": "http://testserver"}
 FOREIGN = (
@@ -25,6 +25,13 @@ FOREIGN = (
     {"Origin": "null"},
     {"Referer": "http://testserver.evil.example/"},
 )
+
+
+@pytest.fixture
+def database(sqlite_template: Path, tmp_path: Path) -> Iterator[Database]:
+    """SQLite only: nothing here depends on the database; the pages' queries run on both."""
+    with sqlite_copy(sqlite_template, tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture
