@@ -95,7 +95,8 @@ def run_reconciler(settings: Settings, stop: threading.Event) -> None:
     if not settings.home.is_dir():
         raise Invalid(f"data folder {settings.home} does not exist; start with `skydeck up`")
     sessions = make_sessions(engine(settings))
-    deliverer = Deliverer(sessions, system_clock, httpx.Client(), random.Random(), settings)
+    http = httpx.Client(trust_env=False)  # proxy variables must not decide where webhooks go
+    deliverer = Deliverer(sessions, system_clock, http, random.Random(), settings)
     thread = threading.Thread(target=deliverer.run, args=(stop,), name="webhooks")
     thread.start()
     try:

@@ -106,7 +106,7 @@ def show(args: Namespace, api: ApiClient) -> Exit:
         if not isinstance(value, dict | list):
             print(f"{key:>20}  {clean(str(value))}")
     print()
-    for truth in run["truths"]:
+    for truth in run["truths"].values():
         print(f"{truth['label']:>20}  {truth['verdict']:<4}  {clean(truth['text'])}")
     print()
     show_table(run["jobs"], ("role", "index", "generation", "state", "scheduler_id", "nodes"))

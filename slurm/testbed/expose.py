@@ -30,7 +30,11 @@ def expose(namespace_pid: int, paths: Iterable[Path], writable: bool = False) ->
 
     Returns what was closed there until now. Raises TestBedError if a path is itself closed.
     """
-    wanted = [(path, closed_ancestor(path)) for path in with_interpreters(paths)]
+    wanted = [
+        (entry, closed_ancestor(entry))
+        for path in with_interpreters(paths)
+        for entry in open_entries(path)
+    ]
     hidden = [(path, ancestor) for path, ancestor in wanted if ancestor is not None]
     trees = [(_clone_tree(path, writable), path, ancestor) for path, ancestor in hidden]
     try:
@@ -41,10 +45,22 @@ def expose(namespace_pid: int, paths: Iterable[Path], writable: bool = False) ->
     return [path for path, _ in hidden]
 
 
+def open_entries(path: Path) -> list[Path]:
+    """The path itself; or, of a folder closed to others (as ``mktemp -d`` makes them), what lies
+    in it and is open."""
+    if not path.is_dir() or path.stat().st_mode & 0o001:
+        return [path]
+    return [entry for entry in sorted(path.iterdir()) if _readable_by_others(entry)]
+
+
+def _readable_by_others(path: Path) -> bool:
+    mode = path.stat().st_mode
+    return bool(mode & 0o004) and (not path.is_dir() or bool(mode & 0o001))
+
+
 def closed_ancestor(path: Path) -> Path | None:
     """The first folder on the way to ``path`` that others may not pass; None if the way is open."""
-    mode = path.stat().st_mode
-    if not mode & 0o004 or (path.is_dir() and not mode & 0o001):
+    if not _readable_by_others(path):
         raise TestBedError(f"{path} itself is closed to others; chmod -R o+rX {path}")
     for parent in reversed(path.parents):
         if not parent.stat().st_mode & 0o001:

@@ -270,7 +270,20 @@ def test_a_shown_folder_that_was_made_anew_is_shown_as_it_is_now(
     assert subprocess.run(command, capture_output=True, text=True).stdout == "new"
 
 
-def test_a_folder_that_is_itself_closed_cannot_be_shown_and_says_so(tmp_path: Path) -> None:
+def test_a_closed_folder_shows_what_is_open_in_it(testbed: Layout, tmp_path: Path) -> None:
+    (tmp_path / "open").write_text("seen")
+    (tmp_path / "open").chmod(0o644)
+    (tmp_path / "secret").write_text("not yours")
+    (tmp_path / "secret").chmod(0o600)
     tmp_path.chmod(0o700)
+    expose(namespace.require(testbed).pid, [tmp_path])
+    shell = f"cat {tmp_path}/open; ls {tmp_path}"
+    command = namespace.as_user(testbed, ["bash", "-c", shell])
+    output = subprocess.run(command, capture_output=True, text=True).stdout
+    assert output == "seenopen\n"
+
+
+def test_a_file_that_is_itself_closed_cannot_be_shown_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "secret").touch(mode=0o600)
     with pytest.raises(TestBedError, match="chmod"):
-        closed_ancestor(tmp_path)
+        closed_ancestor(tmp_path / "secret")
