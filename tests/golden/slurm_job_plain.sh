@@ -14,8 +14,9 @@
 set -u
 
 record=/data/runs/r7/a1/exit.trainer0-g1.json
+# Slurm sets the variables of all GPU makers at once; trainers refuse CUDA's beside ROCR's.
 keep=()
-for name in PATH HOME LANG USER LOGNAME SHELL TMPDIR CUDA_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES \
+for name in PATH HOME LANG USER LOGNAME SHELL TMPDIR CUDA_VISIBLE_DEVICES \
   GPU_DEVICE_ORDINAL ZE_AFFINITY_MASK "${!SLURM_@}" "${!SLURMD_@}"; do
   [ -n "${!name+set}" ] && keep+=("$name=${!name}")
 done
