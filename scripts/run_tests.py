@@ -1,9 +1,9 @@
 """Run the suites, each with the interpreter it needs; the control plane's comes last.
 
-    run_tests.py all        training suite, then everything else
-    run_tests.py training   real verl steps on the CPU (training environment)
-    run_tests.py control    everything but the training suite
-    run_tests.py slurm      what needs the Slurm test bed
+run_tests.py all        training suite, then everything else
+run_tests.py training   real verl steps on the CPU (training environment)
+run_tests.py control    everything but the training suite
+run_tests.py slurm      what needs the Slurm test bed
 """
 
 import json

@@ -60,7 +60,7 @@ def test_a_set_without_equals_sign_says_how_to_write_it() -> None:
 
 
 def test_a_key_written_twice_is_refused_with_its_line() -> None:
-    with pytest.raises(Invalid, match="line 2.*written twice"):
+    with pytest.raises(Invalid, match=r"line 2.*written twice"):
         parse_document("name: a\nname: b\n")
 
 
