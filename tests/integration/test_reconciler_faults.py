@@ -160,9 +160,7 @@ def test_cancel_while_a_submission_is_unanswered_waits_for_it(world: World) -> N
     world.faults += [OK, Fault(FaultKind.LATE, 20)]
     world.tick()
     world.cancel(run)
-    world.tick()
-    world.pass_time(10)
-    world.tick()
+    world.run_for(16, step=4)
     assert world.state(run) is RunState.STOPPING, "the job may still appear"
     world.until(run, RunState.CANCELLED)
     assert world.live_names() == []
