@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from workers.training.tiny import evaluate, grpo, tasks, world
 from workers.training.tiny.simulator import SimulatedWorkspace
@@ -25,7 +25,7 @@ def main() -> int:
 
 
 def _make(options: argparse.Namespace) -> int:
-    made = world.make(options.out, options.seed, _progress)
+    made = world.make(options.out, options.seed, _progress, device=options.device)
     manifest = made.manifest
     _progress(
         f"{'reusing' if made.reused else 'made'} {options.out}: {manifest['parameters']:,}"
@@ -37,7 +37,7 @@ def _make(options: argparse.Namespace) -> int:
 
 def _simulate(options: argparse.Namespace) -> int:
     """Tuning: GRPO on simulated workspaces, with the sampled reward on eval tasks around it."""
-    model, tokenizer = _load(options.model)
+    model, tokenizer = _load(options)
     held_out = tasks.sample_tasks(options.seed, "eval", options.eval_tasks)
     reports: list[grpo.StepReport] = []
 
@@ -70,6 +70,7 @@ def _summary(
         "model": str(options.model),
         "seed": options.seed,
         "lr": options.lr,
+        "curve": [round(r.reward, 2) for r in reports],
         "first_fifth": round(first, 3),
         "last_fifth": round(last, 3),
         "ratio": round(last / first, 2) if first else None,
@@ -82,16 +83,16 @@ def _summary(
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    model, tokenizer = _load(options.model)
+    model, tokenizer = _load(options)
     pool = tasks.sample_tasks(options.seed, options.split, options.tasks)
     found = evaluate.evaluate(model, tokenizer, pool, SimulatedWorkspace, options.seed)
     print(json.dumps({"simulated": True, "split": options.split, **found.as_dict()}))
     return 0
 
 
-def _load(folder: Path) -> tuple[AutoModelForCausalLM, AutoTokenizer]:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return model, AutoTokenizer.from_pretrained(folder)
+def _load(options: argparse.Namespace) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerFast]:
+    model = Qwen2ForCausalLM.from_pretrained(options.model, dtype=torch.float32)
+    return model.to(options.device), PreTrainedTokenizerFast.from_pretrained(options.model)
 
 
 def _progress(line: str) -> None:
@@ -101,6 +102,7 @@ def _progress(line: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m workers.training.tiny", description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     commands = parser.add_subparsers(required=True)
 
     make = commands.add_parser("make", help="make the demo's world, or reuse it")

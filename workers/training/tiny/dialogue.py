@@ -16,8 +16,7 @@ from workers.training.tiny.demonstrator import Skill
 from workers.training.tiny.simulator import SimulatedWorkspace
 from workers.training.tiny.tasks import Task
 
-MAX_ATTEMPTS = 2
-MAX_TURNS = MAX_ATTEMPTS + 1  # and a turn to finish
+MAX_TURNS = 3
 TURN_TOKENS = 28
 PROMPT_TOKENS = 48
 RESPONSE_TOKENS = 144
@@ -60,9 +59,13 @@ def demonstrate(
     tokenizer: PreTrainedTokenizerFast,
     task: Task,
     skill: Skill,
-    attempts: int = MAX_ATTEMPTS,
+    turns: int = MAX_TURNS,
 ) -> Tokens:
-    """One demonstrated dialogue: attempts until the check passes or patience ends, then finish."""
+    """One demonstrated dialogue: attempts until the check passes, then finish.
+
+    She never finishes on a failed check. Had she, training would punish the call that ends a
+    rollout together with the attempts before it, and it would decay into unparsable text.
+    """
     ids = prompt_ids(tokenizer, task)
     mask = [0] * len(ids)
     workspace = SimulatedWorkspace(task)
@@ -71,12 +74,14 @@ def demonstrate(
         ids.extend(more)
         mask.extend([own] * len(more))
 
-    for _ in range(attempts):
+    observation = ""
+    for turn in range(turns):
+        if turn:
+            extend(observation_ids(tokenizer, observation), 0)
+        if observation == "PASSED":
+            extend(encode(tokenizer, demonstrator.FINISH + "<|im_end|>"), 1)
+            break
         command = demonstrator.attempt(rng, task, skill).command()
         observation = workspace.run(command)
         extend(encode(tokenizer, demonstrator.call(command) + "<|im_end|>"), 1)
-        extend(observation_ids(tokenizer, observation), 0)
-        if observation == "PASSED":
-            break
-    extend(encode(tokenizer, demonstrator.FINISH + "<|im_end|>"), 1)
     return Tokens(ids, mask)

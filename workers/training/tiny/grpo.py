@@ -83,7 +83,8 @@ def policy_loss(
     width = max(len(rollout.ids) for rollout in rollouts)
 
     def padded(rows: list[list[int]] | list[list[float]]) -> torch.Tensor:
-        return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
+        filled = [[*row, *[0] * (width - len(row))] for row in rows]
+        return torch.tensor(filled, device=model.device)
 
     ids = padded([rollout.ids for rollout in rollouts])
     attention = padded([[1] * len(rollout.ids) for rollout in rollouts])
@@ -92,7 +93,7 @@ def policy_loss(
     logits = model(input_ids=ids, attention_mask=attention).logits[:, :-1]
     new = logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
     ratio = (new - old).exp()
-    gain = advantages[:, None]
+    gain = advantages[:, None].to(model.device)
     kept = torch.minimum(ratio * gain, ratio.clamp(1 - clip, 1 + clip) * gain)
     return -(kept * mask).sum() / mask.sum()
 

@@ -33,7 +33,7 @@ class Phase:
     """A stretch of the warm-up: who demonstrates, how long a dialogue is, and how it is learned."""
 
     skill: Skill
-    attempts: int
+    turns: int
     schedule: Schedule
 
 
@@ -47,14 +47,16 @@ class Recipe:
     measured_tasks: int
 
 
-# First the craft, from short and nearly faultless dialogues; then the beginner's habits, from
-# whole ones. Noise from the start makes finding what to copy several times slower.
+# First the craft, from short and nearly faultless dialogues; then dialogues of three turns, where
+# only `-i` is often missing; then all of the beginner's habits. Noise from the start makes finding
+# what to copy several times slower.
 RECIPE = Recipe(
-    version=1,
-    shape=Shape(hidden=96, layers=3, ffn=256, heads=4, kv_heads=2),
+    version=3,
+    shape=Shape(hidden=64, layers=3, ffn=192, heads=4, kv_heads=2),
     phases=(
-        Phase(Skill(0.9, 0.97, 0.97, 0.97), 1, Schedule(80, 64, 3e-3, floor=0.5)),
-        Phase(Skill(0.25, 0.7, 0.85, 0.7), 2, Schedule(120, 64, 2e-3, floor=0.02)),
+        Phase(Skill(0.9, 0.97, 0.97, 0.97), 1, Schedule(60, 32, 4e-3, floor=0.5)),
+        Phase(Skill(0.2, 0.95, 0.95, 0.95), 3, Schedule(80, 32, 4e-3, floor=0.5)),
+        Phase(Skill(0.15, 0.65, 0.85, 0.6), 3, Schedule(160, 32, 3e-3, floor=0.02)),
     ),
     train_tasks=480,
     eval_tasks=128,

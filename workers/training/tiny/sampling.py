@@ -111,13 +111,17 @@ def generate(
     out: list[tuple[list[int], list[float]]] = [([], []) for _ in prompts]
     done = torch.zeros(len(prompts), dtype=torch.bool)
     for _ in range(TURN_TOKENS):
-        logits = model(
-            input_ids=ids,
-            attention_mask=attention,
-            position_ids=positions,
-            past_key_values=cache,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        logits = (
+            model(
+                input_ids=ids.to(model.device),
+                attention_mask=attention.to(model.device),
+                position_ids=positions.to(model.device),
+                past_key_values=cache,
+                logits_to_keep=1,
+            )
+            .logits[:, -1]
+            .cpu()
+        )
         log_probs = logits.log_softmax(-1)
         chosen = torch.multinomial(log_probs.exp(), 1, generator=generator)
         picked = log_probs.gather(-1, chosen).squeeze(-1).tolist()

@@ -33,7 +33,8 @@ def train(
     batches = _batches(tokenizer, phase, seed)
     model.train()
     for step in range(1, schedule.steps + 1):
-        ids, attention, labels = _pad(next(batches), int(tokenizer.pad_token_id))
+        padded = _pad(next(batches), int(tokenizer.pad_token_id))
+        ids, attention, labels = (tensor.to(model.device) for tensor in padded)
         loss = model(input_ids=ids, attention_mask=attention, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -57,7 +58,7 @@ def _batches(tokenizer: PreTrainedTokenizerFast, phase: Phase, seed: int) -> Ite
     pool = tasks.combinations("warmup")
     while True:
         drawn = [
-            demonstrate(rng, tokenizer, tasks.sample_task(rng, pool), phase.skill, phase.attempts)
+            demonstrate(rng, tokenizer, tasks.sample_task(rng, pool), phase.skill, phase.turns)
             for _ in range(size * _POOL)
         ]
         drawn.sort(key=lambda tokens: len(tokens.ids))

@@ -34,7 +34,9 @@ class Made:
     reused: bool
 
 
-def make(out: Path, seed: int, progress: Progress, recipe: Recipe = RECIPE) -> Made:
+def make(
+    out: Path, seed: int, progress: Progress, recipe: Recipe = RECIPE, device: str = "cpu"
+) -> Made:
     """Bring `out` into being, or reuse it if the same recipe and seed already made it whole.
 
     The folder appears by one rename: an interrupted call leaves no half-made world.
@@ -49,16 +51,18 @@ def make(out: Path, seed: int, progress: Progress, recipe: Recipe = RECIPE) -> M
     out.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        manifest = _fill(building, seed, progress, recipe)
+        manifest = _fill(building, seed, progress, recipe, device)
         _replace(building, out)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return Made(manifest, reused=False)
 
 
-def _fill(folder: Path, seed: int, progress: Progress, recipe: Recipe) -> dict[str, Any]:
+def _fill(
+    folder: Path, seed: int, progress: Progress, recipe: Recipe, device: str
+) -> dict[str, Any]:
     words = tokenizer.build()
-    net = model.build(words, recipe.shape, seed)
+    net = model.build(words, recipe.shape, seed).to(device)
     began = time.monotonic()
     for number, phase in enumerate(recipe.phases, start=1):
         report = _reporter(progress, f"warm-up {number}/{len(recipe.phases)}", phase.schedule.steps)
