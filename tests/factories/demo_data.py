@@ -331,7 +331,11 @@ def _rollout(
     demo: Demo, run: Run, step: int, number: int, reward: float | None, at: datetime
 ) -> Rollout:
     group, sample = divmod(number, SAMPLES)
+    told = step % 10 == 0 or step == 1
     calls = demo.random.choice((1, 2, 2, 3))
+    end = demo.random.choice((RolloutEnd.FINISHED, RolloutEnd.FINISHED, RolloutEnd.MAX_STEPS))
+    if told:  # what is counted agrees with the transcript
+        calls, end = 1, RolloutEnd.FINISHED
     valid = reward is not None
     key = f"{run.id}-s{step}-{group}-{sample}"
     rollout = Rollout(
@@ -344,7 +348,7 @@ def _rollout(
         try_number=1,
         task_id=f"swap-{(step * PROMPTS + group) % 240:04}",
         state=RolloutState.SCORED if valid else RolloutState.INVALID,
-        end=demo.random.choice((RolloutEnd.FINISHED, RolloutEnd.FINISHED, RolloutEnd.MAX_STEPS)),
+        end=end,
         invalid_reason=None if valid else InvalidReason.SANDBOX_LOST,
         detail="" if valid else "the runtime closed the sandbox while a command ran",
         reward=reward,
@@ -352,7 +356,7 @@ def _rollout(
         turns_count=calls + 1,
         calls_parsed=calls,
         calls_executed=calls,
-        calls_malformed=int(demo.random.random() < 0.05),
+        calls_malformed=int(demo.random.random() < 0.05) * (not told),
         prompt_tokens=71,
         response_tokens=40 + 12 * calls,
         trainable_tokens=(14 * calls) if valid else 0,
@@ -364,7 +368,7 @@ def _rollout(
         started_at=at - timedelta(seconds=5),
         ended_at=at,
     )
-    if step % 10 == 0 or step == 1:
+    if told:
         demo.session.add(rollout)
         demo.session.flush()
         demo.session.add(RolloutBody(rollout_id=key, body=pack(body(rollout))))
@@ -418,7 +422,7 @@ def body(rollout: Rollout) -> dict[str, Any]:
             "log_tail": "2 tests" if passed else "AssertionError: area(2, 3) is None, not 6",
             "sandbox_id": f"{rollout.sandbox_id}-grade",
         },
-        "calls": {"turns": 2, "parsed": 2, "executed": 1, "malformed": {}},
+        "calls": {"turns": 2, "parsed": 1, "executed": 1, "malformed": {}},
         "phase_s": {
             "acquire": 0.08,
             "setup": 0.12,
