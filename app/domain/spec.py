@@ -6,7 +6,7 @@ Pure: what a file contains is parsed by ``app.specfile``.
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -50,9 +50,8 @@ def merge(below: Document, above: Document) -> dict[str, Any]:
     """``above`` over ``below``: mappings key by key, anything else replaced whole."""
     result = dict(below)
     for key, value in above.items():
-        old = result.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        result[key] = merge(old, value) if both else value
+        old, new = _mapping(result.get(key)), _mapping(value)
+        result[key] = merge(old, new) if old is not None and new is not None else value
     return result
 
 
@@ -60,8 +59,8 @@ def flatten(document: Document, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and leaf values; an empty mapping is a leaf."""
     for key, value in document.items():
         path = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{path}.")
+        if inner := _mapping(value):
+            yield from flatten(inner, f"{path}.")
         else:
             yield path, value
 
@@ -71,11 +70,12 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for path, value in flat.items():
         *parents, leaf = path.split(".")
-        node = result
+        node: dict[str, Any] = result
         for part in parents:
-            node = node.setdefault(part, {})
-            if not isinstance(node, dict):
+            below = node.setdefault(part, {})
+            if not isinstance(below, dict):
                 raise Invalid(f"{path}: {part} already has a value of its own")
+            node = cast("dict[str, Any]", below)
         node[leaf] = value
     return result
 
@@ -130,10 +130,15 @@ def suggestion(location: Sequence[str]) -> str:
 def known_keys(model: type[BaseModel] = RunSpec, prefix: str = "") -> Iterator[str]:
     """Every dotted key that a spec can have."""
     for name, field in model.model_fields.items():
-        if _is_model(field.annotation):
-            yield from known_keys(field.annotation, f"{prefix}{name}.")
+        kind: Any = field.annotation
+        if _is_model(kind):
+            yield from known_keys(kind, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
+
+
+def _mapping(value: object) -> Document | None:
+    return cast("Document", value) if isinstance(value, Mapping) else None
 
 
 def _is_model(kind: Any) -> bool:

@@ -37,7 +37,7 @@ def _check(grid: Mapping[str, Sequence[Any]]) -> None:
     for key, values in grid.items():
         if key not in known and not key.startswith(("trainer.overrides.", "trainer.environment.")):
             problems.append(f"grid: {key} is no key of a spec")
-        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+        if isinstance(values, str) or not values:
             problems.append(f"grid: {key} needs a list of at least one value")
     if problems or not grid:
         raise Invalid("\n".join(problems) or "grid: name at least one key")
