@@ -38,6 +38,9 @@ def build(tokenizer: PreTrainedTokenizerFast, shape: Shape, seed: int) -> Qwen2F
 def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    # The weights are written through a private temporary file, but jobs of another user read them.
+    for file in folder.iterdir():
+        file.chmod(0o644)
 
 
 def parameters(model: Qwen2ForCausalLM) -> int:
