@@ -127,8 +127,11 @@ def attempt(tmp_path: Path) -> AttemptFile:
     ]
     data = tmp_path / "tasks.jsonl"
     data.write_text("".join(task.model_dump_json() + "\n" for task in tasks))
-    folder = tmp_path / "a1"
+    folder, model = tmp_path / "a1", tmp_path / "model"
     folder.mkdir()
+    model.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (model / name).write_text("{}")
     return AttemptFile(
         contract_version=1,
         installation="i",
@@ -139,7 +142,7 @@ def attempt(tmp_path: Path) -> AttemptFile:
         spec=RunSpec(
             name="n",
             data=DataSpec(train_file=str(data)),
-            trainer=TrainerSpec(model_path="/m", environment={"EXTRA": "1"}),
+            trainer=TrainerSpec(model_path=str(model), environment={"EXTRA": "1"}),
         ),
     )
 
@@ -185,6 +188,27 @@ def test_bad_task_names_file_and_line(attempt: AttemptFile, tmp_path: Path) -> N
     with (tmp_path / "tasks.jsonl").open("a") as file:
         file.write('{"task_id": "x"}\n')
     with pytest.raises(IntegrationError, match=r"tasks\.jsonl:5: prompt: Field required"):
+        VerlIntegration(scratch=tmp_path / "s").prepare(attempt)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("config.json", "no config.json"), ("model.safetensors", "no weights")],
+)
+def test_model_folder_without_a_needed_file_is_refused_before_the_start(
+    attempt: AttemptFile, tmp_path: Path, name: str, message: str
+) -> None:
+    (tmp_path / "model" / name).unlink()
+    with pytest.raises(IntegrationError, match=message):
+        VerlIntegration(scratch=tmp_path / "s").prepare(attempt)
+
+
+def test_unreadable_weights_are_told_with_the_mend(
+    attempt: AttemptFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Root reads everything, so the answer of the system is set here.
+    monkeypatch.setattr("os.access", lambda path, _: path.name != "model.safetensors")
+    with pytest.raises(IntegrationError, match=r"model\.safetensors: not readable.*chmod"):
         VerlIntegration(scratch=tmp_path / "s").prepare(attempt)
 
 

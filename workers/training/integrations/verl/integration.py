@@ -54,6 +54,7 @@ class VerlIntegration:
 
     def prepare(self, attempt: AttemptFile) -> Command:
         spec, places = attempt.spec, places_of(attempt)
+        _check_model(spec.trainer.model_path)
         rows = _write_data(attempt, places)
         made = overrides(spec.trainer, places, rows, attempt.resume_from)
         if attempt.resume_from is not None:
@@ -159,6 +160,21 @@ def _write_data(attempt: AttemptFile, places: Places) -> RowCounts:
         train=write_rows(train, places.train_rows, validation=False),
         evaluation=write_rows(evaluation, places.eval_rows, validation=True),
     )
+
+
+def _check_model(path: str | None) -> None:
+    """An unreadable file costs a minute of start-up and is then told as one that is missing."""
+    if path is None or not path.startswith("/"):
+        return
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        raise IntegrationError(f"trainer.model_path {path}: no config.json is readable there")
+    weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    if not weights:
+        raise IntegrationError(f"trainer.model_path {path}: no weights (*.safetensors) are there")
+    for file in (folder / "config.json", *weights):
+        if not os.access(file, os.R_OK):
+            raise IntegrationError(f"{file}: not readable for the job's user; chmod a+r it")
 
 
 def _check_resume(checkpoint: Path) -> None:
