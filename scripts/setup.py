@@ -43,6 +43,7 @@ SANDBOX_PACKAGES = {
 TEST_PACKAGES = {
     "postgresql-15": "/usr/lib/postgresql/15/bin/postgres",
     "chromium": "/usr/bin/chromium",
+    "chromium-driver": "/usr/bin/chromedriver",
     "busybox-static": "/usr/bin/busybox",
     "tar": "/usr/bin/tar",
     "patch": "/usr/bin/patch",
@@ -78,6 +79,7 @@ def main():
             control_environment,
             training_environment,
             task_image,
+            slurm_packages,
         ],
     }[what]
     with only_one_setup():
@@ -107,12 +109,11 @@ def packages_for_test():
 
 def control_environment():
     """Control plane's environment (.venv)"""
-    stamp = digest(CONTROL_LOCK, ROOT / "pyproject.toml")
-    environment(VENV, CONTROL_LOCK, stamp, find_python())
-    egg = VENV / ".skydeck-installed"
-    if not egg.exists() or egg.read_text() != stamp:
+    environment(VENV, CONTROL_LOCK, digest(CONTROL_LOCK), find_python())
+    installed, stamp = VENV / ".skydeck-installed", digest(ROOT / "pyproject.toml")
+    if not installed.exists() or installed.read_text() != stamp:
         pip(VENV, "install", "--no-deps", "--no-build-isolation", "-e", str(ROOT))
-        egg.write_text(stamp)
+        installed.write_text(stamp)
 
 
 def training_environment():
@@ -129,6 +130,11 @@ def task_image():
         return
     archive.parent.mkdir(parents=True, exist_ok=True)
     run([VENV / "bin" / "python", "-m", "workers.runtime.images", "build-task", "--out", archive])
+
+
+def slurm_packages():
+    """Debian packages for the Slurm test bed"""
+    run([VENV / "bin" / "python", "-m", "slurm.testbed", "install"])
 
 
 def train_folder():

@@ -1,6 +1,8 @@
 """Fixtures of all tests. ``database`` runs a test on SQLite and on PostgreSQL."""
 
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,21 @@ from tests.factories.postgres import postgres_server
 
 if TYPE_CHECKING:
     from fastapi.testclient import TestClient
+
+
+PART_IS_MISSING = re.compile("not installed|no Slurm on this machine|needs |no Python here")
+"""Reasons of skips that a machine is to blame for. The other ones name a gap of the tested thing."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Under CI every real part is installed: what is missing there is a failure, not a skip."""
+    report = yield
+    if report.skipped and os.environ.get("CI") and PART_IS_MISSING.search(str(report.longrepr)):
+        report.outcome = "failed"
+    return report
 
 
 @pytest.fixture(scope="session")

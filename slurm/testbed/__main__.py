@@ -1,4 +1,4 @@
-"""``python -m slurm.testbed up|down|status|wipe|run CMD...|start X|stop X``."""
+"""``python -m slurm.testbed install|up|down|status|wipe|run CMD...|start X|stop X``."""
 
 import argparse
 import os
@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from slurm.testbed import cluster, daemons, namespace, processes
+from slurm.testbed import cluster, daemons, namespace, packages, processes
 from slurm.testbed.layout import Layout, TestBedError, default_dir
 
 
@@ -28,6 +28,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dir", type=Path, default=default_dir(), help="default: %(default)s")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
+    install = verbs.add_parser("install", help="install the Debian packages, start nothing")
+    install.set_defaults(call=_install)
     up = verbs.add_parser("up", help="install what is missing and start everything")
     up.add_argument("--min-job-age", type=int, default=300, help="seconds until jobs are purged")
     _add_exposures(up)
@@ -61,6 +63,10 @@ def _add_exposures(parser: argparse.ArgumentParser) -> None:
         help="let the test user see this folder, also below closed ones",
     )
     parser.add_argument("--expose-rw", type=Path, action="append", default=[], metavar="PATH")
+
+
+def _install(layout: Layout, options: argparse.Namespace) -> None:
+    packages.install_packages()
 
 
 def _up(layout: Layout, options: argparse.Namespace) -> None:
