@@ -28,7 +28,9 @@ def main():
 
 
 def training(extra):
-    return pytest(paths()["train_python"], ["tests/training", *extra])
+    # The fixtures above tests/training are made of packages that the trainer does not have.
+    own = ["tests/training", "--confcutdir=tests/training"]
+    return pytest(paths()["train_python"], [*own, *extra])
 
 
 def control(extra):

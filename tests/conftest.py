@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 PART_IS_MISSING = re.compile("not installed|no Slurm on this machine|needs |no Python here")
-"""Reasons of skips that a machine is to blame for. The other ones name a gap of the tested thing."""
+"""Reasons of skips that the machine is to blame for; others name a gap of the tested thing."""
 
 
 @pytest.hookimpl(wrapper=True)
