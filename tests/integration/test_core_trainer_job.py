@@ -199,6 +199,7 @@ def test_an_outage_during_training_changes_nothing_and_the_reports_stay_on_disk(
     job.plane.statuses = {"reports": 503, "trainers/heartbeat": 503}
     _, _, record = job.run(GOOD)
     assert record.result is ExitResult.COMPLETED
+    assert str(job.directory / env.SPOOL_DIR) in record.detail
     spooled = list((job.directory / env.SPOOL_DIR).rglob("*.json"))
     batches = [ReportBatch.model_validate_json(path.read_bytes()) for path in spooled]
     assert sum(isinstance(r, StepReport) for b in batches for r in b.reports) == 3

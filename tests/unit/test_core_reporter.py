@@ -1,17 +1,19 @@
 """The reporter: nothing is lost in an outage, nothing blocks, and 410 ends it."""
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-
-import pytest
 
 from workers.contract.reports import FindingReport, PhaseReport, ReportAnswer, ReportBatch
 from workers.control_plane import Rejected, Superseded, Unavailable
 from workers.training.core.reporter import Reporter, ReporterSettings
 
-QUICK = ReporterSettings(flush_s=0.01, retry_s=0.01, close_s=5)
+QUICK = ReporterSettings(look_s=0.01, retry_s=0.01)
 
 
 class Plane:
@@ -92,10 +94,85 @@ def test_an_outage_is_spooled_and_replayed_in_order(tmp_path: Path) -> None:
     sut.start()
     for number in range(5):
         sut.put(phase(str(number)))
-    wait_until(lambda: bool(spooled(tmp_path)))
+    assert len(spooled(tmp_path)) == 5
     plane.behave = lambda _: None
     assert plane.wait_for(5) == ["0", "1", "2", "3", "4"]
     sut.close()
+
+
+def test_a_report_is_on_disk_while_the_network_hangs(tmp_path: Path) -> None:
+    plane, hanging, released = Plane(), threading.Event(), threading.Event()
+
+    def hang(_: ReportBatch) -> None:
+        hanging.set()
+        released.wait()
+
+    plane.behave = hang
+    sut = reporter(plane, tmp_path)
+    sut.start()
+    sut.put(phase("first"))
+    assert hanging.wait(5)
+    sut.put(phase("second"))
+    assert len(spooled(tmp_path)) == 2
+    released.set()
+    assert plane.wait_for(2) == ["first", "second"]
+    sut.close()
+
+
+DOOMED = """
+import os, signal, sys
+from pathlib import Path
+from workers.contract.reports import PhaseReport
+from workers.control_plane import ControlPlane, Retry
+from workers.training.core.reporter import Reporter
+
+root = Path(sys.argv[1])
+nobody = ControlPlane(root / "none.json", root / "none", retry=Retry(tries=1))
+sut = Reporter(nobody, root / "spool", "r1", 1, "rollouts-1", now_iso=lambda: "now")
+sut.start()
+for number in range(24):
+    sut.put(PhaseReport(phase=str(number), at="now"))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_process_killed_right_after_its_last_report_loses_none(tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", DOOMED, str(tmp_path)], timeout=60, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    plane = Plane()
+    sidecar = reporter(plane, tmp_path, "sidecar-1", all_sources=True)
+    sidecar.start()
+    sidecar.close(5)
+    assert plane.phases() == [str(number) for number in range(24)]
+    assert (spooled(tmp_path), sidecar.left_behind()) == ([], "")
+
+
+def test_close_goes_on_trying_until_the_control_plane_is_back(tmp_path: Path) -> None:
+    plane, tries = Plane(), 0
+
+    def third_time(_: ReportBatch) -> None:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise Unavailable("down")
+
+    plane.behave = third_time
+    sut = reporter(plane, tmp_path)
+    sut.put(phase("last"))
+    sut.start()
+    sut.close(5)
+    assert plane.phases() == ["last"]
+
+
+def test_close_gives_up_in_time_and_says_what_is_left(tmp_path: Path) -> None:
+    plane = Plane()
+    plane.behave = raise_(Unavailable("down"))
+    sut = reporter(plane, tmp_path)
+    sut.start()
+    sut.put(phase("x"))
+    sut.put(phase("y"))
+    sut.close(0.1)
+    assert f"{tmp_path / 'spool'}: 2 found it silent, 0 were refused" in sut.left_behind()
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -129,7 +206,7 @@ def test_close_stores_what_was_just_put(tmp_path: Path) -> None:
     sut.start()
     for number in range(200):
         sut.put(phase(str(number)))
-    sut.close()
+    sut.close(0.1)
     stored = [json.loads(path.read_text()) for path in spooled(tmp_path)]
     assert sum(len(batch["reports"]) for batch in stored) == 200
 
@@ -179,30 +256,34 @@ def test_a_text_that_cannot_be_written_costs_its_batch_and_not_the_reporter(
     sut = reporter(plane, tmp_path)
     sut.start()
     sut.put(phase("\ud800"))
-    wait_until(lambda: sut._dropped > 0)
+    assert sut._dropped == 1
     sut.put(phase("good"))
     assert plane.wait_for(1) == ["good"]
     sut.close()
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        ReporterSettings(flush_s=0.01, retry_s=0.01, max_queue=3),
-        ReporterSettings(flush_s=0.01, retry_s=0.01, max_batch=1, max_spool_bytes=600),
-    ],
-)
-def test_bounds_are_kept_and_the_loss_is_told(tmp_path: Path, settings: ReporterSettings) -> None:
+def test_the_spool_is_bounded_and_the_loss_is_told(tmp_path: Path) -> None:
     plane = Plane()
     plane.behave = raise_(Unavailable("down"))
-    sut = reporter(plane, tmp_path, settings=settings)
+    sut = reporter(plane, tmp_path, settings=replace(QUICK, max_spool_bytes=5 * 4096))
     for number in range(20):
         sut.put(phase(str(number)))
+    assert len(spooled(tmp_path)) == 5
+    plane.behave = lambda _: None
+    sut.start()
+    assert plane.wait_for(5) == ["15", "16", "17", "18", "19"]
+    sut.close()
+    losses = [r for b in plane.accepted for r in b.reports if isinstance(r, FindingReport)]
+    assert len(losses) == 5
+    assert losses[-1].text.startswith("1 reports were dropped")
+
+
+def test_what_was_sent_is_not_told_as_lost(tmp_path: Path) -> None:
+    plane = Plane()
+    sut = reporter(plane, tmp_path, settings=replace(QUICK, max_spool_bytes=3 * 4096))
     sut.start()
     for number in range(20):
         sut.put(phase(str(number)))
-        threading.Event().wait(0.005)
-    plane.behave = lambda _: None
-    wait_until(lambda: any(isinstance(r, FindingReport) for b in plane.accepted for r in b.reports))
+        plane.wait_for(number + 1)
     sut.close()
-    assert len(plane.phases()) < 40
+    assert not [r for b in plane.accepted for r in b.reports if isinstance(r, FindingReport)]

@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from workers.contract import env
@@ -36,6 +36,10 @@ log = logging.getLogger(__name__)
 
 _REGISTER_TRIES = 60
 _ROLE = "trainer"
+_LAST_REPORTS_S = 20.0
+"""For what is still in the spool when the trainer has ended by itself."""
+_LAST_REPORTS_STOPPED_S = 3.0
+"""The same when we were told to stop: whoever told us kills us soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +131,16 @@ class TrainerJob:
             clock=self._clock,
         )
         try:
-            return sidecar.run(command, self._environment)
+            ending = sidecar.run(command, self._environment)
         finally:
             self._status.phase = "finishing"
-            reporter.close()
+            reporter.close(
+                _LAST_REPORTS_STOPPED_S if self._stop.event.is_set() else _LAST_REPORTS_S
+            )
             for scratch in command.scratch:
                 shutil.rmtree(scratch, ignore_errors=True)
+        left = reporter.left_behind()
+        return replace(ending, detail=f"{ending.detail}\n{left}".strip()) if left else ending
 
     def _python(self) -> str:
         return self._attempt.spec.trainer.python or sys.executable

@@ -37,7 +37,7 @@ PolicyFactory = Callable[[], Policy]
 
 class ReportSink(Protocol):
     def put(self, report: RolloutReport) -> None:
-        """Takes the report; never blocks and never fails."""
+        """Keeps the report safe before it returns; never waits for the network, never fails."""
         ...
 
     def close(self) -> None: ...
