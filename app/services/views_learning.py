@@ -11,7 +11,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Integer, func, select
+from sqlalchemy import ColumnElement, Integer, and_, case, func, select
 from sqlalchemy import cast as sql_cast
 
 from app.db.engine import ReadSession
@@ -40,7 +40,11 @@ class Truth:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over the training rollouts of a run (evaluation rollouts are not counted)."""
+    """Sums over the training rollouts of a run (evaluation rollouts are not counted).
+
+    What only a score makes worth anything, tests and trainable tokens, is summed over the scored
+    ones, whatever a worker says of the others.
+    """
 
     rollouts: int = 0
     scored: int = 0
@@ -180,12 +184,13 @@ def _counts() -> tuple[ColumnElement[int], ...]:
     def count_if(condition: ColumnElement[bool]) -> ColumnElement[int]:
         return func.coalesce(func.sum(sql_cast(condition, Integer)), 0)
 
+    scored = Rollout.state == RolloutState.SCORED
     return (
-        count_if(Rollout.state == RolloutState.SCORED),
+        count_if(scored),
         count_if(Rollout.state == RolloutState.INVALID),
         func.sum(Rollout.calls_executed),
-        count_if(Rollout.graded.is_(True)),
-        func.sum(Rollout.trainable_tokens),
+        count_if(and_(scored, Rollout.graded.is_(True))),
+        func.coalesce(func.sum(case((scored, Rollout.trainable_tokens))), 0),
     )
 
 
@@ -234,6 +239,7 @@ def _first(metrics: Mapping[str, object], names: Sequence[str]) -> float | None:
 
 def _jobs_up(state: RunState, jobs: Sequence[Job]) -> Truth:
     label = "Jobs up"
+    jobs = _newest_generations(jobs)
     running = sum(job.state is JobState.RUNNING for job in jobs)
     started = sum(job.started_at is not None for job in jobs)
     if state in RUN_FINAL:
@@ -242,6 +248,12 @@ def _jobs_up(state: RunState, jobs: Sequence[Job]) -> Truth:
     if jobs and running == len(jobs) and state is RunState.RUNNING:
         return Truth("jobs", label, Verdict.YES, f"{running} of {len(jobs)} jobs running")
     return Truth("jobs", label, Verdict.WAIT, f"{running} of {len(jobs)} planned jobs running")
+
+
+def _newest_generations(jobs: Sequence[Job]) -> Sequence[Job]:
+    """A replaced runtime is no longer one of the jobs that should be up."""
+    ordered = sorted(jobs, key=attrgetter("generation"))
+    return list({(job.role, job.index): job for job in ordered}.values())
 
 
 def _executed(total: Totals) -> Truth:

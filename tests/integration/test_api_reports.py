@@ -7,11 +7,19 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from app.db.tables import Event, Finding, Rollout, Run
-from app.domain.states import RunState
+from app.db.tables import Event, Finding, Job, Rollout, Run
+from app.domain.states import JobState, Role, RunState
 from app.services import checkpoints
 from app.settings import Settings
-from tests.factories.builders import NOON, RUN, add_run, batch, rollout, trainer_token
+from tests.factories.builders import (
+    NOON,
+    RUN,
+    add_run,
+    add_runtime,
+    batch,
+    rollout,
+    trainer_token,
+)
 from tests.factories.client import TestClient, make_client, post
 from tests.factories.clocks import ManualClock
 from tests.factories.databases import Database
@@ -140,6 +148,27 @@ def test_mean_reward_counts_scored_training_rollouts_only(client: TestClient) ->
     assert step["reward"] == 0.5
     assert (step["rollouts"], step["scored"], step["invalid"]) == (3, 2, 1)
     assert (step["groups"], step["groups_with_advantage"]) == (1, 1)
+
+
+def test_what_was_not_scored_counts_neither_as_graded_nor_as_trainable(client: TestClient) -> None:
+    lost = rollout("bad", sample=9, state=RolloutState.INVALID, reward=None, trainable_tokens=50)
+    _report(client, *_group(1.0, 0.0, trainable_tokens=7), lost)
+    shown = client.get(f"/api/v1/runs/{RUN}").json()
+    assert shown["totals"]["trainable_tokens"] == 14
+    assert shown["totals"]["graded"] == shown["totals"]["scored"] == 2
+    assert "0 scored without a patch" in shown["truths"]["graded"]["text"]
+    step = client.get(f"/api/v1/runs/{RUN}/steps").json()["items"][0]
+    assert (step["graded"], step["trainable_tokens"]) == (2, 14)
+
+
+def test_jobs_are_up_when_the_successor_of_a_lost_runtime_runs(
+    client: TestClient, database: Database
+) -> None:
+    with database.sessions.begin() as session:
+        session.scalars(select(Job).where(Job.role == Role.RUNTIME)).one().state = JobState.FAILED
+        add_runtime(session, generation=2)
+    truth = client.get(f"/api/v1/runs/{RUN}").json()["truths"]["jobs"]
+    assert (truth["verdict"], truth["text"]) == ("yes", "2 of 2 jobs running")
 
 
 def test_step_without_advantage_is_found_once_all_samples_are_in(
