@@ -1,5 +1,6 @@
 """The sidecar's translation: news of a trainer become reports, its end becomes a result."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from workers.contract.exit_record import ExitResult
 from workers.contract.reports import FindingReport, PhaseReport, Report, StepReport
 from workers.contract.spec import RunSpec, TrainerSpec
 from workers.training.core.clock import Clock
+from workers.training.core.processes import descendants
 from workers.training.core.sidecar import Sidecar, Status, Stop
 from workers.training.integrations.base import (
     Command,
@@ -183,3 +185,18 @@ def test_a_checkpoint_that_the_trainer_deleted_is_no_longer_complete(pruned: boo
         del world.integration.folders[folder]
     assert told(world) == [(1, False, "deleted by the trainer")]
     assert told(world) == []
+
+
+class BrokenProgress(NoProgress):
+    def metrics(self) -> Progress:
+        raise ValueError("metrics that nobody can read")
+
+
+def test_a_mistake_of_ours_does_not_leave_the_trainer_without_anybody_to_follow_it(
+    tmp_path: Path,
+) -> None:
+    world = World()
+    world.sidecar._progress = BrokenProgress()
+    with pytest.raises(ValueError, match="nobody can read"):
+        world.sidecar.run(Command(("sleep", "300"), {}, tmp_path), {"PATH": "/usr/bin:/bin"})
+    assert descendants(os.getpid()) == []

@@ -34,8 +34,10 @@ class SidecarSettings:
     look_s: float = 0.5
     checkpoints_every: int = 4
     """Looks between two looks at the checkpoint folders, which cost a walk over the disk."""
-    grace_s: float = 20.0
-    """From SIGTERM to SIGKILL for the trainer."""
+    grace_s: float = 7.0
+    """From SIGTERM to SIGKILL for the trainer. With the clean-up and the last reports it must fit
+    into the 15 s that the local scheduler leaves a job, and short sites of Slurm too."""
+    clean_up_s: float = 2.0
 
 
 @dataclass(slots=True)
@@ -105,10 +107,16 @@ class Sidecar:
             command.directory,
             self._lines.put,
         )
-        exit_code = self._follow(process)
-        left = process.clean_up()
-        if left:
-            log.info("%d processes outlived the trainer and were ended", left)
+        try:
+            exit_code = self._follow(process)
+        except BaseException:
+            # Nobody would follow it any more, and it holds the node.
+            process.stop(0)
+            raise
+        finally:
+            left = process.clean_up(self._settings.clean_up_s)
+            if left:
+                log.info("%d processes outlived the trainer and were ended", left)
         self._look()
         self._tell(self._progress.ended(exit_code))
         self._enter(None)
