@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from app.schedulers import choose, has_slurm
 from app.settings import Settings
 
 MIN_FREE_BYTES = 2 * 1024**3
@@ -64,19 +65,17 @@ def _data_folder(settings: Settings, machine: Machine) -> Iterator[Check]:
 
 
 def _scheduler(settings: Settings, machine: Machine) -> Iterator[Check]:
-    wanted = settings.scheduler
-    has_slurm = bool(machine.which("sbatch") and machine.which("squeue"))
-    if wanted == "local" or (wanted == "auto" and not has_slurm):
-        why = "asked for" if wanted == "local" else "sbatch and squeue are not on PATH"
-        yield Check("scheduler", "ok", f"local ({why}): jobs are processes of this machine")
+    chosen = choose(settings, machine.which)
+    if chosen.kind == "local":
+        yield Check("scheduler", "ok", f"local ({chosen.why}): jobs are processes of this machine")
         return
-    if not has_slurm:
+    if not has_slurm(machine.which):
         mend = "install Slurm's client commands, or use --scheduler local"
         yield Check("scheduler", "error", "slurm was asked for, but sbatch is missing", mend)
         return
     code, text = machine.output(["scontrol", "ping"])
     if code == 0:
-        yield Check("scheduler", "ok", f"slurm, command line: {_first_line(text)}")
+        yield Check("scheduler", "ok", f"slurm ({chosen.why}): {_first_line(text)}")
     else:
         mend = "is slurmctld up? `scontrol ping` must answer"
         yield Check("scheduler", "error", f"slurm does not answer: {_first_line(text)}", mend)

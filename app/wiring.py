@@ -2,10 +2,8 @@
 
 import os
 import random
-import shutil
 import sys
 import threading
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from app.ids import new_id, new_token, token_hash
 from app.main import create_app
 from app.reconciler.batch import WorkerCommands
 from app.reconciler.loop import Reconciler
+from app.schedulers import choose
 from app.settings import Settings
 from app.webhooks.deliver import Deliverer
 from slurm.cli import CliScheduler
@@ -53,16 +52,9 @@ def shown_url(settings: Settings) -> str:
 
 
 def scheduler(settings: Settings) -> Scheduler:
-    """``auto`` takes Slurm where its commands are on PATH, else the local scheduler."""
-    if choose_scheduler(settings, shutil.which) == "slurm":
+    if choose(settings).kind == "slurm":
         return CliScheduler(deadline_s=settings.slurm_deadline.total_seconds())
     return LocalScheduler(local_folder(settings))
-
-
-def choose_scheduler(settings: Settings, which: Callable[[str], str | None]) -> str:
-    if settings.scheduler != "auto":
-        return settings.scheduler
-    return "slurm" if which("sbatch") and which("squeue") else "local"
 
 
 def local_folder(settings: Settings) -> Path:

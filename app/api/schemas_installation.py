@@ -82,7 +82,9 @@ class ReconcilerHealth(Out):
 
 
 class SchedulerHealth(Out):
-    kind: str
+    kind: Literal["slurm", "local"]
+    why: str
+    """Why this one was chosen, for example because ``auto`` found no ``sbatch``."""
     ok: bool
     last_answer_age_s: float | None
 

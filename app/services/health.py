@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 
 from app.db.engine import Sessions, open_read
 from app.db.migrate import at_head
+from app.schedulers import choose
 from app.services import views_fleet
 from app.settings import Settings
 
@@ -23,6 +24,8 @@ class ReconcilerState:
 @dataclass(frozen=True)
 class SchedulerState:
     kind: str
+    why: str
+    """Why this one was chosen."""
     ok: bool
     last_answer_age_s: float | None
 
@@ -42,16 +45,19 @@ def look(sessions: Sessions, settings: Settings, *, now: datetime) -> Health:
     late_after = late(settings)
     if not at_head(engine):
         quiet = ReconcilerState(False, None)
-        return Health(
-            False, _version(), False, quiet, SchedulerState(settings.scheduler, False, None)
-        )
+        return Health(False, _version(), False, quiet, _scheduler(settings, False, None))
     with open_read(sessions) as session:
         seen = views_fleet.health(session, now, late_after)
     tick, answer = _age(seen.reconciler_at, now), _age(seen.scheduler_at, now)
     reconciler = ReconcilerState(not seen.reconciler_late, tick)
     heard = answer is not None and answer <= late_after.total_seconds()
-    scheduler = SchedulerState(settings.scheduler, heard and not seen.scheduler_error, answer)
+    scheduler = _scheduler(settings, heard and not seen.scheduler_error, answer)
     return Health(reconciler.ok and scheduler.ok, _version(), True, reconciler, scheduler)
+
+
+def _scheduler(settings: Settings, ok: bool, answer: float | None) -> SchedulerState:
+    chosen = choose(settings)
+    return SchedulerState(chosen.kind, chosen.why, ok, answer)
 
 
 def late(settings: Settings) -> timedelta:

@@ -1,6 +1,7 @@
 """Who may do what; and that the documentation of the API is complete."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +33,20 @@ def test_no_route_but_health_answers_without_a_token(visitor: TestClient) -> Non
         answer = visitor.request(method, path.replace("{", "").replace("}", ""), json={})
         assert answer.status_code == 401, (method, path)
         assert answer.json()["error"] == "unauthenticated"
+
+
+def test_health_names_the_scheduler_that_auto_chose_and_why(
+    visitor: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shown() -> tuple[str, str]:
+        scheduler = visitor.get("/api/v1/health").json()["scheduler"]
+        return scheduler["kind"], scheduler["why"]
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert shown() == ("local", "auto: sbatch and squeue are not on PATH")
+    for command in ("sbatch", "squeue"):
+        (tmp_path / command).touch(mode=0o755)
+    assert shown() == ("slurm", "auto: sbatch and squeue are on PATH")
 
 
 def test_health_is_anonymous_and_says_what_is_not_well(visitor: TestClient) -> None:

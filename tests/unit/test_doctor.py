@@ -79,4 +79,4 @@ def test_auto_takes_the_local_scheduler_where_slurm_is_missing_and_says_why(
 ) -> None:
     made = machine(tmp_path, missing=["sbatch"])
     found = {c.name: c for c in examine(Settings(data_dir=tmp_path), made)}["scheduler"]
-    assert found.text.startswith("local (sbatch and squeue are not on PATH)")
+    assert found.text.startswith("local (auto: sbatch and squeue are not on PATH)")

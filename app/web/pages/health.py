@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Response
 from sqlalchemy import Engine
 
+from app.schedulers import choose
 from app.services.health import late
 from app.web.shell import Ui
 
@@ -17,6 +18,7 @@ def show(ui: Ui) -> Response:
         "health/index.html",
         current="/health",
         settings=settings,
+        chosen=choose(settings),
         dialect=engine.dialect.name,
         late_s=late(settings).total_seconds(),
     )
