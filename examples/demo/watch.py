@@ -59,7 +59,7 @@ def _states(run: dict[str, Any]) -> Iterator[str]:
         where = f" on {job['nodes']}" if job["nodes"] else ""
         yield f"  {job['role']} job {job['scheduler_id'] or '-'} {job['state']}{where}"
     if run["phase"]:
-        yield f"  trainer: {run['phase']}" if not run["step"] else f"  trainer: {run['phase']} "
+        yield f"  trainer: {run['phase']}"
 
 
 def _progress(step: dict[str, Any], run: dict[str, Any]) -> str:
