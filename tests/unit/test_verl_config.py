@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from workers import ownership
 from workers.contract import env
 from workers.contract.attempt import AttemptFile
 from workers.contract.spec import DataSpec, RunSpec, TrainerSpec
@@ -166,6 +167,19 @@ def test_no_secret_is_in_the_command_or_its_environment(
     token = token_file.read_text()
     assert len(token) == 64
     assert token not in " ".join([*command.argv, *command.environment.values()])
+
+
+def test_the_scratch_of_a_killed_trainer_is_removed_and_a_living_one_s_is_not(
+    attempt: AttemptFile, tmp_path: Path
+) -> None:
+    integration = VerlIntegration(scratch=tmp_path / "s")
+    (dead,), (living,) = (integration.prepare(attempt).scratch for _ in range(2))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    owner = (dead / ownership.OWNER_FILE).read_text().split("\n")
+    (dead / ownership.OWNER_FILE).write_text("\n".join([str(ended.pid), *owner[1:]]))
+    (own,) = integration.prepare(attempt).scratch
+    assert set((tmp_path / "s").iterdir()) == {living, own}
 
 
 def test_rows_carry_whole_tasks_and_know_that_they_are_evaluation(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from workers import preflight
+from workers import ownership, preflight
 from workers.contract import env
 from workers.contract.exit_record import ExitRecord, ExitResult
 from workers.contract.registration import RegisterRuntime
@@ -26,12 +26,12 @@ from workers.control_plane import (
     Unavailable,
     read_address,
 )
-from workers.runtime import limits, ownership
+from workers.runtime import limits
 from workers.runtime.auth import TokenCheck, read_token
 from workers.runtime.clock import Clock
 from workers.runtime.engine import Engine, EngineError, LimitNotEnforced, SandboxRuntimeError
 from workers.runtime.podman import PodmanEngine
-from workers.runtime.podman_home import PodmanHome, PodmanService, home_for
+from workers.runtime.podman_home import HOMES, PodmanHome, PodmanService, home_for
 from workers.runtime.pool import Pool
 from workers.runtime.sandboxes import Sandboxes
 from workers.runtime.server import create_app, listen, own_address, serving
@@ -172,7 +172,9 @@ async def _engine(
 
 async def _remove_abandoned(home: PodmanHome, settings: RuntimeSettings) -> None:
     """A job that was killed outright could not clean up, and its next attempt has another name."""
-    for root in ownership.abandoned(home.root.parent, home.root):
+    for root in ownership.abandoned(home.root.parent, HOMES):
+        if root == home.root:
+            continue  # a predecessor's of the same name: the engine's start clears it
         log.info("removing %s: its server is dead", root)
         await PodmanService(replace(home, root=root), settings.path).remove()
 

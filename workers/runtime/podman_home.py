@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.runtime import ownership, processes
+from workers import ownership
+from workers.runtime import processes
 from workers.runtime.engine import EngineBroken, EngineUnreachable
 
 SERVICE_START_S = 30.0
@@ -33,6 +34,10 @@ _NAMESPACE_CALLS = frozenset(
 _CLONE_NAMESPACE_FLAGS = 0x7E020000
 _ENOSYS = 38
 _UNMOUNT = 'umount "$0" && exec "$@"'
+
+
+HOMES = "sd-????????"
+"""What the names of all homes look like."""
 
 
 def home_for(job_name: str, temporary: Path) -> Path:

@@ -3,9 +3,11 @@
 import hashlib
 import os
 import secrets
+import shutil
 import sys
 from pathlib import Path
 
+from workers import ownership
 from workers.contract import env
 from workers.contract.attempt import AttemptFile
 from workers.contract.spec import Device
@@ -31,6 +33,7 @@ from workers.training.integrations.verl.rows import write_rows
 AGENT_LOOP = "workers.training.integrations.verl.agent_loop.SkydeckAgentLoop"
 ROUTER = "workers.training.integrations.verl.router.RouterActor"
 DRIVER_FACTORY = "workers.training.core.build:open_driver"
+SCRATCHES = "sdr-??????????"
 
 
 class VerlIntegration:
@@ -89,11 +92,18 @@ class VerlIntegration:
             f"{attempt.installation}/{attempt.run_id}/{attempt.attempt}/{secrets.token_hex(4)}"
         )
         scratch = self._scratch / f"sdr-{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
+        self._remove_abandoned()
         scratch.mkdir(mode=0o700, parents=True)
+        ownership.mark(scratch)
         token = scratch / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
         return scratch
+
+    def _remove_abandoned(self) -> None:
+        """A trainer job that was killed outright could not remove its own."""
+        for left in ownership.abandoned(self._scratch, SCRATCHES):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def places_of(attempt: AttemptFile) -> Places:

@@ -14,16 +14,16 @@ def mark(root: Path) -> None:
     (root / OWNER_FILE).write_text(_identity(os.getpid()) or "")
 
 
-def abandoned(temporary: Path, own: Path) -> Iterator[Path]:
-    """Folders of this user's jobs whose server was killed, so that nobody cleans up after them.
+def abandoned(temporary: Path, pattern: str) -> Iterator[Path]:
+    """Folders of this user's jobs whose owner was killed, so that nobody cleans up after them.
 
     A number used again is no owner, and a process that we cannot see from here (another pid
     namespace) is taken to be alive.
     """
-    for root in temporary.glob("sd-????????"):
+    for root in temporary.glob(pattern):
         try:
             ours = root.lstat().st_uid == os.getuid() and not root.is_symlink()
-            owner = (root / OWNER_FILE).read_text() if ours and root != own else ""
+            owner = (root / OWNER_FILE).read_text() if ours else ""
         except OSError:
             continue
         if owner and not _owner_lives(owner):
