@@ -8,6 +8,7 @@ from app.api.deps import Here, Limit, Reader
 from app.api.responses import errors
 from app.api.schemas import EventOut, Page, RuntimeOut, SandboxOut
 from app.db import events as event_rows
+from app.db.types import BIGGEST
 from app.services import views_fleet
 
 router = APIRouter(tags=["fleet"])
@@ -16,7 +17,7 @@ router = APIRouter(tags=["fleet"])
 @router.get("/events", response_model=Page[EventOut], responses=errors())
 def events(
     session: Reader,
-    cursor: Annotated[int, Query(ge=0, description="Id of the last event seen")] = 0,
+    cursor: Annotated[int, Query(ge=0, le=BIGGEST, description="Id of the last event seen")] = 0,
     limit: Limit = 100,
 ) -> dict[str, object]:
     """Oldest first. ``next_cursor`` always leads on: ask again with it for what comes later."""

@@ -23,12 +23,14 @@ from app.api.schemas import (
 )
 from app.db import events as event_rows
 from app.db import facts
+from app.db.types import BIGGEST
 from app.domain.states import Role
 from app.services import logs, views_learning, views_run
 from workers.contract.reports import InvalidReason, RolloutEnd, RolloutState
 
 router = APIRouter(prefix="/runs/{run_id}", tags=["runs"])
 Answer = dict[str, object]
+Number = Annotated[int | None, Query(ge=0, le=BIGGEST)]
 
 
 def _page(items: object, next_cursor: str | None = None) -> Answer:
@@ -39,7 +41,7 @@ def _page(items: object, next_cursor: str | None = None) -> Answer:
 def events(
     run_id: str,
     session: Reader,
-    cursor: Annotated[int, Query(ge=0, description="Id of the last event seen")] = 0,
+    cursor: Annotated[int, Query(ge=0, le=BIGGEST, description="Id of the last event seen")] = 0,
     limit: Limit = 100,
 ) -> Answer:
     """Oldest first. ``next_cursor`` always leads on: ask again with it for what comes later."""
@@ -66,7 +68,7 @@ def metrics(run_id: str, session: Reader) -> Answer:
 def rollouts(
     run_id: str,
     session: Reader,
-    step: int | None = None,
+    step: Number = None,
     state: RolloutState | None = None,
     end: RolloutEnd | None = None,
     invalid: InvalidReason | None = None,
@@ -101,10 +103,13 @@ def findings(run_id: str, session: Reader) -> Answer:
 
 
 @router.get("/sandboxes", response_model=Page[SandboxOut], responses=errors(404))
-def sandboxes(run_id: str, session: Reader, limit: Limit = 100) -> Answer:
-    """The newest ``limit`` sandboxes."""
+def sandboxes(
+    run_id: str, session: Reader, cursor: str | None = None, limit: Limit = 100
+) -> Answer:
+    """Newest first."""
     views_run.get_run(session, run_id)
-    return _page(views_run.sandboxes(session, run_id, limit))
+    page = views_run.sandboxes(session, run_id, limit, cursor)
+    return _page(page.rows, page.next_cursor)
 
 
 @router.get("/runtimes", response_model=Page[RuntimeOut], responses=errors(404))
@@ -124,10 +129,10 @@ def log(
     run_id: str,
     role: Role,
     session: Reader,
-    index: int = 0,
-    attempt: int | None = None,
-    generation: int | None = None,
-    offset: Annotated[int | None, Query(ge=0)] = None,
+    index: Annotated[int, Query(ge=0, le=BIGGEST)] = 0,
+    attempt: Number = None,
+    generation: Number = None,
+    offset: Number = None,
     limit: Annotated[int, Query(ge=1, le=logs.MAX_BYTES)] = logs.DEFAULT_BYTES,
 ) -> logs.LogTail:
     """From ``offset``, or the end. Works after the job is gone."""

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 
 from app.api.deps import Here, Limit, Reader, Signed, WriteSession
 from app.api.responses import errors
@@ -18,6 +18,7 @@ from app.api.schemas_installation import (
 )
 from app.db import deliveries
 from app.db.tables import Delivery, WebhookEndpoint
+from app.db.types import BIGGEST
 from app.services import webhooks
 
 router = APIRouter(prefix="/webhooks", tags=["webhooks"])
@@ -41,7 +42,7 @@ def sent(
     session: Reader,
     endpoint: str | None = None,
     state: Literal["waiting", "delivered", "given_up"] | None = None,
-    cursor: Annotated[int | None, Query(ge=1)] = None,
+    cursor: Annotated[int | None, Query(ge=1, le=BIGGEST)] = None,
     limit: Limit = 50,
 ) -> dict[str, object]:
     """Newest first."""
@@ -53,7 +54,7 @@ def sent(
 
 
 @router.get("/deliveries/{delivery_id}", response_model=DeliveryDetailOut, responses=errors(404))
-def delivery(delivery_id: int, session: Reader) -> DeliveryDetailOut:
+def delivery(delivery_id: Annotated[int, Path(le=BIGGEST)], session: Reader) -> DeliveryDetailOut:
     row = webhooks.get_delivery(session, delivery_id)
     history = [TryOut.model_validate(one) for one in deliveries.tries(session, delivery_id)]
     shown = DeliveryOut.model_validate(row).model_dump()

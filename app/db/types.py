@@ -8,6 +8,9 @@ from sqlalchemy import DateTime, Dialect, String, TypeDecorator
 
 E = TypeVar("E", bound=StrEnum)
 
+BIGGEST = 2**63 - 1
+"""A larger integer cannot be sent to SQLite at all."""
+
 
 class UTCDateTime(TypeDecorator[datetime]):
     """Aware datetimes in UTC. SQLite drops the zone; a naive value is an error on the way in."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, or_, select
 
 from app.db.engine import ReadSession
 from app.db.tables import (
@@ -65,6 +65,12 @@ class SandboxCounts:
     total: int
     by_state: dict[SandboxState, int]
     by_failure: dict[str, int]
+
+
+@dataclass(frozen=True)
+class SandboxPage:
+    rows: tuple[Sandbox, ...]
+    next_cursor: str | None
 
 
 @dataclass(frozen=True)
@@ -145,14 +151,27 @@ def runtimes(session: ReadSession, run_id: str) -> list[Runtime]:
     return list(session.scalars(query))
 
 
-def sandboxes(session: ReadSession, run_id: str, limit: int = SANDBOXES_SHOWN) -> list[Sandbox]:
+def sandboxes(
+    session: ReadSession, run_id: str, limit: int = SANDBOXES_SHOWN, before: str | None = None
+) -> SandboxPage:
+    """Newest first; ``before`` is the id of the last sandbox of the page before."""
     query = (
         select(Sandbox)
         .where(Sandbox.run_id == run_id)
         .order_by(Sandbox.created_at.desc(), Sandbox.id)
-        .limit(limit)
+        .limit(limit + 1)
     )
-    return list(session.scalars(query))
+    last = session.get(Sandbox, before) if before else None
+    if last is not None:
+        query = query.where(
+            or_(
+                Sandbox.created_at < last.created_at,
+                and_(Sandbox.created_at == last.created_at, Sandbox.id > last.id),
+            )
+        )
+    found = list(session.scalars(query))
+    more = found[limit - 1].id if len(found) > limit else None
+    return SandboxPage(tuple(found[:limit]), more)
 
 
 def sandbox_counts(session: ReadSession, run_id: str) -> SandboxCounts:

@@ -11,6 +11,7 @@ from app.api.deps import Context, Here, current_user
 from app.db import events
 from app.db.engine import open_read
 from app.db.tables import Event
+from app.db.types import BIGGEST
 from app.web.security import HEADERS
 
 LONGEST_S = 600.0
@@ -19,7 +20,13 @@ SILENCE_S = 15.0
 """After so long without a bell a comment is sent, so that proxies keep the stream open."""
 BATCH = 500
 PROGRESS = frozenset(
-    {"rollouts.reported", "checkpoint.reported", "finding.reported", "trainer.phase"}
+    {
+        "rollouts.reported",
+        "step.reported",
+        "checkpoint.reported",
+        "finding.reported",
+        "trainer.phase",
+    }
 )
 
 router = APIRouter()
@@ -29,8 +36,8 @@ router = APIRouter()
 async def doorbell(
     here: Here,
     run: str | None = None,
-    after: Annotated[int | None, Query(ge=0)] = None,
-    last_event_id: Annotated[int | None, Header(ge=0)] = None,
+    after: Annotated[int | None, Query(ge=0, le=BIGGEST)] = None,
+    last_event_id: Annotated[int | None, Header(ge=0, le=BIGGEST)] = None,
 ) -> StreamingResponse:
     """``run`` narrows to one run. Begins behind Last-Event-ID, else ``after``, else now."""
     cursor = last_event_id if last_event_id is not None else after

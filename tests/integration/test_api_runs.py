@@ -175,6 +175,24 @@ def test_every_part_of_a_run_answers_and_an_unknown_run_is_not_found(client: Tes
         assert client.get(f"/api/v1/runs/nobody{part}").json()["error"] == "not_found"
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/v1/events?cursor={big}",
+        "/api/v1/runs/{run}/events?cursor={big}",
+        "/api/v1/runs/{run}/rollouts?step={big}",
+        "/api/v1/runs/{run}/logs/trainer?attempt={big}",
+        "/api/v1/webhooks/deliveries?cursor={big}",
+        "/api/v1/webhooks/deliveries/{big}",
+        "/events?after={big}",
+    ],
+)
+def test_number_that_no_database_holds_is_refused(client: TestClient, path: str) -> None:
+    identity = _launch(client).json()["id"]
+    answer = client.get(path.format(big=2**63, run=identity))
+    assert answer.status_code == 422
+
+
 def test_show_keeps_the_four_truths_apart(client: TestClient) -> None:
     identity = _launch(client).json()["id"]
     truths = client.get(f"/api/v1/runs/{identity}").json()["truths"]

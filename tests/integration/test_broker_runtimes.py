@@ -163,6 +163,20 @@ def test_heartbeat_keeps_the_newest_word_on_each_sandbox(
     assert states == {"a": "GONE", "b": "READY"}
 
 
+def test_sandboxes_of_a_run_are_paged_and_each_is_shown_once(client: TestClient, run: str) -> None:
+    _register(client)
+    names = [f"box{n}" for n in range(5)]
+    _beat(client, sandboxes=[sandbox(name) for name in names])
+    seen: list[str] = []
+    cursor: str | None = None
+    for _ in range(3):
+        query = {"limit": 2} | ({"cursor": cursor} if cursor else {})
+        page = client.get(f"/api/v1/runs/{run}/sandboxes", params=query).json()
+        seen += [one["id"] for one in page["items"]]
+        cursor = page["next_cursor"]
+    assert (sorted(seen), cursor) == (names, None)
+
+
 def test_heartbeat_before_registration_is_a_conflict(visitor: TestClient, run: str) -> None:
     assert _beat(visitor).json()["error"] == "not_registered"
 

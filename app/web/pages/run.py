@@ -119,7 +119,7 @@ def _rollouts(ui: Shell, head: RunHead) -> dict[str, Any]:
 def _sandboxes(ui: Shell, head: RunHead) -> dict[str, Any]:
     found = views_run.sandboxes(ui.session, head.run.id)
     return {
-        "sandboxes": [views_fleet.SandboxRow(one, "") for one in found],
+        "sandboxes": [views_fleet.SandboxRow(one, "") for one in found.rows],
         "sandbox_counts": views_run.sandbox_counts(ui.session, head.run.id),
     }
 
