@@ -5,6 +5,7 @@ process that is killed leaves connections waiting instead of refused. Jobs are n
 here: they go on whatever happens to this process.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -13,7 +14,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -33,18 +35,25 @@ class AlreadyRunning(Conflict):
     code = "already_running"
 
 
+@contextmanager
+def writing(home: Path) -> Iterator[None]:
+    """Raises Invalid, with the mend, when something in the data folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        mend = "free space there, or choose another" if full else "choose another"
+        raise Invalid(f"data folder {home}: {error.strerror}; {mend} with --data-dir") from None
+
+
 def lock_data_folder(home: Path) -> TextIO:
     """The open, locked file; the lock ends with this process, however it ends.
 
     Raises AlreadyRunning with the other's pid, Invalid when the folder cannot be used.
     """
-    try:
+    with writing(home):
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = (home / "up.lock").open("a+")
-    except OSError as error:
-        raise Invalid(
-            f"data folder {home}: {error.strerror}; choose another with --data-dir"
-        ) from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -53,10 +62,10 @@ def lock_data_folder(home: Path) -> TextIO:
             f"data folder {home} is in use by `skydeck up` with pid {file.read().strip() or '?'}; "
             "stop that one, or give this one a --data-dir of its own"
         ) from None
-    file.seek(0)
-    file.truncate()
-    file.write(str(os.getpid()))
-    file.flush()
+    with writing(home):
+        # Unbuffered: on a full disk a buffer would fail a second time when the file is closed.
+        file.truncate(0)
+        os.write(file.fileno(), str(os.getpid()).encode())
     return file
 
 

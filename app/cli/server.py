@@ -11,17 +11,20 @@ from app import up as supervisor
 from app import wiring
 from app.cli.client import TOKEN_FILE
 from app.cli.exit_codes import Exit
+from app.main import load_layers
 from app.settings import Settings
 
 
 def up(args: Namespace, settings: Settings) -> Exit:
     """Lock the data folder, migrate, listen, publish the address, keep both children alive."""
+    load_layers(settings)  # a bad site profile is told here, not by children that die of it
     with supervisor.lock_data_folder(settings.home):
         engine = wiring.prepare_database(settings)
-        token = wiring.admin_token(settings, engine, settings.home / TOKEN_FILE)
-        engine.dispose()
-        sock = supervisor.listen(settings.host, settings.port)
-        url = supervisor.publish_address(settings, sock.getsockname()[1])
+        with supervisor.writing(settings.home):
+            token = wiring.admin_token(settings, engine, settings.home / TOKEN_FILE)
+            engine.dispose()
+            sock = supervisor.listen(settings.host, settings.port)
+            url = supervisor.publish_address(settings, sock.getsockname()[1])
         stop = threading.Event()
         supervisor.stop_on_signals(stop)
         print(f"Skydeck {url}  (data folder {settings.home}, pid {os.getpid()})")

@@ -161,4 +161,6 @@ def _translate(context: ExceptionContext) -> None:
     else:
         text = next((t for known, t in _SQLITE_TROUBLE.items() if known in str(error)), None)
     if text is not None:
-        raise Unavailable(text, code="database_unavailable") from error
+        url = context.engine.url if context.engine is not None else None
+        where = f" ({url.database})" if url is not None and url.drivername == "sqlite" else ""
+        raise Unavailable(f"{text}{where}", code="database_unavailable") from error
