@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import httpx
+from sqlalchemy.exc import OperationalError
 
 from app.clock import Clock
 from app.db import deliveries
 from app.db.engine import Sessions
 from app.db.tables import DeliveryTry, WebhookEndpoint
-from app.errors import Invalid
+from app.errors import Invalid, Unavailable
 from app.settings import Settings
 from app.webhooks import sign, targets
 
@@ -35,6 +36,7 @@ CLAIM = timedelta(minutes=2)
 ANSWER_BYTES = 2048
 BATCH = 50
 IDLE_S = 1.0
+AFTER_OUTAGE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,10 @@ class Deliverer:
         while not stop.is_set():
             try:
                 busy = self.tick() == BATCH
+            except (Unavailable, OperationalError) as error:
+                log.warning("the database is not available, webhooks wait: %s", error)
+                stop.wait(AFTER_OUTAGE_S)
+                continue
             except Exception:  # loop boundary
                 log.exception("webhook delivery failed; going on")
                 busy = False
