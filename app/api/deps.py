@@ -1,6 +1,7 @@
 """What routes depend on: who asks, and one transaction per request."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ from app.clock import Clock
 from app.db import tokens as token_rows
 from app.db.engine import ReadSession, Sessions, open_read
 from app.domain.states import Role
-from app.errors import Forbidden, Unauthenticated
+from app.errors import Forbidden, Unauthenticated, Unavailable
 from app.ids import IdFactory
 from app.services import tokens, workers
 from app.services.specs import RenderScripts, SpecLayers, render_nothing
@@ -79,7 +80,8 @@ def current_user(request: Request) -> User:
     with open_read(context.sessions) as session:
         user = tokens.authenticate(session, clear, now=now)
     if tokens.needs_touch(user, now):
-        with context.sessions.begin() as session:
+        # A full disk or a busy writer must not keep people from looking.
+        with suppress(Unavailable), context.sessions.begin() as session:
             token_rows.touch(session, user.token_id, now)
     return user
 
