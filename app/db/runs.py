@@ -12,9 +12,10 @@ from typing import TypeVar
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
-from app.db import run_events
+from app.db import events, facts, run_events
 from app.db.run_views import ATTEMPT_COLUMNS, JOB_COLUMNS, installation_id, load
 from app.db.tables import Attempt, Checkpoint, Finding, Job, Run, Runtime
+from app.domain.findings import Finding as Symptom
 from app.domain.findings import explain
 from app.domain.model import JobView, RuntimeView, RunView
 from app.domain.states import (
@@ -40,6 +41,7 @@ __all__ = [
     "live_jobs",
     "load",
     "store",
+    "tell",
 ]
 
 S = TypeVar("S", RunState, JobState, RuntimeState)
@@ -63,6 +65,20 @@ def claim_due(session: Session, now: datetime, limit: int = 1000) -> list[str]:
 def defer(session: Session, run_id: str, until: datetime) -> None:
     """Look at this run no earlier. Only for runs that cannot be stepped: it has no guard."""
     session.execute(update(Run).where(Run.id == run_id).values(next_check_at=until))
+
+
+def tell(session: Session, run_id: str, found: Symptom, now: datetime) -> None:
+    """Show a symptom with the run, once for its current attempt."""
+    attempt = session.scalar(select(Run.attempt).where(Run.id == run_id))
+    if attempt is None:
+        return
+    about = {"run_id": run_id, "attempt": attempt, "step": None, "at": now}
+    row = Finding(code=found.code, severity=found.severity, text=found.text, **about)
+    if facts.add_finding(session, row):
+        data = {"code": found.code, "severity": found.severity, "step": None}
+        events.append(
+            session, kind="finding.reported", text=found.text, at=now, run_id=run_id, data=data
+        )
 
 
 def live_jobs(session: Session) -> list[Job]:

@@ -74,6 +74,19 @@ _ACTIONS: dict[Reason, str] = {
 }
 
 
+def unprepared(folder: str, why: str) -> Finding:
+    """The attempt's directory cannot be made: nothing can be submitted until a person mends it."""
+    text = f"the attempt's directory below {folder} cannot be written: {why}"
+    action = "free space there, or give the folder back to the user that runs Skydeck"
+    return Finding("attempt_unprepared", "error", f"{text}. Next: {action}; it is tried again.")
+
+
+def unsteppable(error: BaseException) -> Finding:
+    """A fault of ours. The text of the error may hold anything: it is for the log."""
+    text = f"the reconciler cannot go on with this run ({type(error).__name__})"
+    return Finding("step_failed", "error", f"{text}. Next: {_ACTIONS[Reason.INTERNAL_ERROR]}.")
+
+
 def explain(reason: Reason, detail: str) -> Finding | None:
     """What a person should do about an attempt that stopped; None if nothing is wrong."""
     action = _ACTIONS.get(reason)

@@ -11,6 +11,7 @@ from app.clock import Clock
 from app.db import events, leadership, runs
 from app.db.engine import Sessions, open_read
 from app.db.leadership import Leadership
+from app.domain import findings
 from app.domain.model import Policy
 from app.domain.naming import name_prefix
 from app.errors import Unavailable
@@ -79,9 +80,12 @@ class Reconciler:
         self.close()
 
     def close(self) -> None:
-        """Let another reconciler take over at once."""
-        with self._sessions.begin() as session:
-            leadership.release(session, self._owner, self._clock())
+        """Let another reconciler take over at once; without a database, when the lease is over."""
+        try:
+            with self._sessions.begin() as session:
+                leadership.release(session, self._owner, self._clock())
+        except (Unavailable, OperationalError) as error:
+            log.warning("leadership is not given back but runs out: %s", error)
 
     def tick(self, stop: Event | None = None) -> timedelta:
         """Look once, step every run that is due; returns when to come back."""
@@ -146,12 +150,22 @@ class Reconciler:
             )
         except (Unavailable, OperationalError):
             raise  # no fault of this run: the whole tick is tried again
-        except Exception:  # the loop boundary: one run must not stop the others
+        except OSError as error:  # a full disk, a wrong owner: for a person to mend
+            why = error.strerror or str(error)
+            self._put_off(run_id, findings.unprepared(str(self._settings.runs_dir), why))
+            log.error("run %s cannot be prepared, next try in %s: %s", run_id, AFTER_FAILURE, error)
+            return False
+        except Exception as error:  # the loop boundary: one run must not stop the others
             # First out of the way, then told: a failing log must not make a crash loop.
-            with self._sessions.begin() as session:
-                runs.defer(session, run_id, self._clock() + AFTER_FAILURE)
+            self._put_off(run_id, findings.unsteppable(error))
             log.exception("run %s: the step failed; next try in %s", run_id, AFTER_FAILURE)
             return False
+
+    def _put_off(self, run_id: str, found: findings.Finding) -> None:
+        now = self._clock()
+        with self._sessions.begin() as session:
+            runs.defer(session, run_id, now + AFTER_FAILURE)
+            runs.tell(session, run_id, found, now)
 
     def _sweep(self, snapshot: Snapshot, now: datetime) -> None:
         due = self._swept_at is None or now - self._swept_at >= self._settings.orphan_sweep
