@@ -25,10 +25,17 @@ def launch(args: Namespace, api: ApiClient, wait: Wait | None = None) -> Exit:
         return _dry_run(args, api.post("/runs", body, dry_run="true"))
     key = args.idempotency_key or uuid.uuid4().hex
     run = api.post("/runs", body, headers={"Idempotency-Key": key})
+    _warn(api, run["id"])
     if not args.wait:
         show_json(run) if args.json else print(f"{run['id']}  {run['name']}  {run['state']}")
         return Exit.OK
     return follow(args, api, run["id"], wait or Event().wait)
+
+
+def _warn(api: ApiClient, run_id: str) -> None:
+    for found in api.get(f"/runs/{run_id}/findings")["items"]:
+        if found["code"].startswith("plan."):
+            print(f"warning: {clean(found['text'])}", file=sys.stderr)
 
 
 def document(args: Namespace) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.db import events, experiments, intents
+from app.db import events, experiments, facts, intents
 from app.db.engine import ReadSession
-from app.db.tables import Experiment, Run
+from app.db.tables import Experiment, Finding, Run
 from app.domain.states import Desired, RunState
 from app.errors import Conflict, NotFound
 from app.ids import IdFactory
@@ -55,6 +55,7 @@ def launch(
             raise
         return known, False
     announce(session, run, by=by, at=at)
+    warn(session, run, made, at=at)
     return run, True
 
 
@@ -116,6 +117,23 @@ def announce(session: Session, run: Run, *, by: str, at: datetime) -> None:
         data={"kind": run.kind.value, "sweep_id": run.sweep_id},
         actor=by,
     )
+
+
+def warn(session: Session, run: Run, made: Draft, *, at: datetime) -> None:
+    """Keep what the plan warned of with the run: who looks at it later did not see the dry run."""
+    for number, text in enumerate(made.plan.warnings, start=1):
+        facts.add_finding(
+            session,
+            Finding(
+                run_id=run.id,
+                attempt=run.attempt,
+                code=f"plan.{number}",
+                severity="warning",
+                text=text,
+                step=None,
+                at=at,
+            ),
+        )
 
 
 def ensure_experiment(

@@ -1,12 +1,13 @@
 """From what people send to a spec: layers, validation, arithmetic, rendered scripts."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.domain.plan import Plan, plan
 from app.domain.spec import build_spec
 from app.errors import Invalid
+from app.services.visibility import unseen
 from workers.contract.spec import RunSpec
 
 RenderScripts = Callable[[RunSpec], Mapping[str, str]]
@@ -54,7 +55,8 @@ def draft(
     """Raises Invalid: an unknown preset, or one line per fault of the spec."""
     below = layers.preset(preset) if isinstance(preset, str) else preset
     spec, origins = build_spec(document, sets=sets, profile=layers.profile, preset=below)
-    return Draft(spec, origins, plan(spec))
+    fitted = plan(spec)
+    return Draft(spec, origins, replace(fitted, warnings=(*fitted.warnings, *unseen(spec))))
 
 
 def require_possible(made: Draft) -> None:

@@ -75,6 +75,7 @@ def create(
         )
         intents.insert_run(session, run)
         launch.announce(session, run, by=by, at=at)
+        launch.warn(session, run, made, at=at)
     events.append(
         session,
         kind="sweep.created",
