@@ -44,6 +44,10 @@ test-browser:
 screenshots:
 	@$(RUN) scripts/screenshots.py
 
+golden:
+	@$(RUN) -m tests.golden
+	@git --no-pager diff --stat -- tests/golden
+
 migration:
 	@$(VENV)/alembic revision --autogenerate -m "$(NAME)"
 

@@ -33,8 +33,8 @@ PLACES = Places(
     router=Path("/run/a1/verl/router.yaml"),
     work=Path("/run/a1/verl"),
 )
-CPU = {"model_path": "/models/tiny"}
-GPU = {
+CPU: dict[str, object] = {"model_path": "/models/tiny"}
+GPU: dict[str, object] = {
     "model_path": "/models/qwen",
     "device": "gpu",
     "engine": "vllm",
@@ -48,14 +48,14 @@ def rendered(trainer: dict[str, object], resume: str | None = None) -> tuple[str
     return arguments(overrides(TrainerSpec.model_validate(trainer), PLACES, ROWS, resume))
 
 
-@pytest.mark.parametrize(
-    ("name", "trainer", "resume"),
-    [
-        ("verl_cpu.txt", CPU, None),
-        ("verl_cpu_resume.txt", CPU | {"evaluate_before_after": True}, "/run/a0/global_step_10"),
-        ("verl_gpu.txt", GPU, None),
-    ],
+GOLDEN_CASES: tuple[tuple[str, dict[str, object], str | None], ...] = (
+    ("verl_cpu.txt", CPU, None),
+    ("verl_cpu_resume.txt", CPU | {"evaluate_before_after": True}, "/run/a0/global_step_10"),
+    ("verl_gpu.txt", GPU, None),
 )
+
+
+@pytest.mark.parametrize(("name", "trainer", "resume"), GOLDEN_CASES)
 def test_overrides_are_those_of_the_golden_file(
     name: str, trainer: dict[str, object], resume: str | None
 ) -> None:
