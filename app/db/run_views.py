@@ -1,9 +1,8 @@
 """Rows of the database as the pure views that decisions are made of."""
 
-from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from app.db.tables import Attempt, Checkpoint, Installation, Job, Run, Runtime, Sweep
@@ -153,16 +152,13 @@ def _admitted(session: Session, run: Run) -> bool:
     if run.state is not RunState.PENDING or run.sweep_id is None:
         return True
     sweep = session.get_one(Sweep, run.sweep_id)
-    mine = select(Run).where(Run.sweep_id == sweep.id, Run.state.not_in(RUN_FINAL))
-    members = list(session.scalars(mine))
-    return run.id in admitted(_waiting(members), _active(members), sweep.parallel)
-
-
-def _waiting(members: Iterable[Run]) -> list[Waiting]:
-    return [
-        Waiting(run.id, run.sweep_index or 0) for run in members if run.state is RunState.PENDING
-    ]
-
-
-def _active(members: Iterable[Run]) -> int:
-    return sum(run.state is not RunState.PENDING for run in members)
+    waiting = (
+        select(Run.id, Run.sweep_index)
+        .where(Run.sweep_id == sweep.id, Run.state == RunState.PENDING)
+        .order_by(Run.sweep_index, Run.id)
+        .limit(sweep.parallel)
+    )
+    under_way = Run.state.not_in(RUN_FINAL | {RunState.PENDING})
+    active = select(func.count()).where(Run.sweep_id == sweep.id, under_way)
+    first = [Waiting(run_id, index or 0) for run_id, index in session.execute(waiting)]
+    return run.id in admitted(first, session.scalar(active) or 0, sweep.parallel)

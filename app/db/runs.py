@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import Select, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.db import events, facts, run_events
 from app.db.run_views import ATTEMPT_COLUMNS, JOB_COLUMNS, installation_id, load
-from app.db.tables import Attempt, Checkpoint, Finding, Job, Run, Runtime
+from app.db.tables import Attempt, Checkpoint, Finding, Job, Run, Runtime, Sweep
 from app.domain.findings import Finding as Symptom
 from app.domain.findings import explain
 from app.domain.model import JobView, RuntimeView, RunView
@@ -24,6 +24,7 @@ from app.domain.states import (
     RUN_ALLOWED,
     RUN_FINAL,
     RUNTIME_ALLOWED,
+    Desired,
     JobState,
     RunState,
     RuntimeState,
@@ -52,14 +53,34 @@ class IllegalTransition(Exception):
 
 
 def claim_due(session: Session, now: datetime, limit: int = 1000) -> list[str]:
-    """Unfinished runs whose next look is due, in the order in which they were asked for."""
+    """Unfinished runs whose next look is due, in the order in which they were asked for.
+
+    Of a sweep's waiting runs only as many as may ever start at once: a large sweep must not keep
+    the runs that are under way from being looked at.
+    """
     query = (
         select(Run.id)
-        .where(Run.state.not_in(RUN_FINAL), Run.next_check_at <= now)
+        .where(
+            Run.state.not_in(RUN_FINAL),
+            Run.next_check_at <= now,
+            Run.id.not_in(_far_behind()),
+        )
         .order_by(Run.created_at, Run.sweep_index, Run.id)
         .limit(limit)
     )
     return list(session.scalars(query))
+
+
+def _far_behind() -> Select[str]:
+    """Waiting runs of sweeps that are not among the next `parallel`; cancelled ones never are."""
+    place = func.row_number().over(partition_by=Run.sweep_id, order_by=(Run.sweep_index, Run.id))
+    queue = (
+        select(Run.id, Sweep.parallel, place.label("place"))
+        .join(Sweep, Sweep.id == Run.sweep_id)
+        .where(Run.state == RunState.PENDING, Run.desired == Desired.RUNNING)
+        .subquery()
+    )
+    return select(queue.c.id).where(queue.c.place > queue.c.parallel)
 
 
 def defer(session: Session, run_id: str, until: datetime) -> None:
