@@ -22,7 +22,7 @@ class AppError(SkydeckError):
 
 
 class Unauthenticated(AppError):
-    """Send a valid token: Authorization: Bearer TOKEN."""
+    """Send a valid token (Authorization: Bearer TOKEN); `skydeck token create NAME` makes one."""
 
     code = "unauthenticated"
     status = 401

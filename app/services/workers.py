@@ -39,11 +39,18 @@ def authenticate(session: ReadSession, clear: str, role: Role) -> Worker:
     find = tokens.attempt_of_runtime if role is Role.RUNTIME else tokens.attempt_of_trainer
     attempt = find(session, hashed)
     if attempt is None:
-        raise Unauthenticated(f"this is no {role} token of any attempt")
+        raise _stranger(role)
     kept = attempt.runtime_token_hash if role is Role.RUNTIME else attempt.trainer_token_hash
     if kept is None or not hmac.compare_digest(kept, hashed):
-        raise Unauthenticated(f"this is no {role} token of any attempt")
+        raise _stranger(role)
     return Worker(attempt.run_id, attempt.number, role)
+
+
+def _stranger(role: Role) -> Unauthenticated:
+    return Unauthenticated(
+        f"this is no {role} token of any attempt: the job belongs to another installation or to a "
+        "database that was replaced; cancel the job and launch the run again"
+    )
 
 
 def require_own(worker: Worker, message: Addressed) -> None:

@@ -17,18 +17,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 from sqlalchemy import select
 
-from app.db.tables import Finding, Run
+from app.db.tables import Finding, Run, Runtime
 from app.domain.spec import build_spec
 from app.domain.states import RunState
 from app.reconciler.probe import http_probe
 from app.services.visibility import unseen
 from app.settings import Settings
-from tests.factories.client import TestClient, make_client, sign_in
+from tests.factories.builders import (
+    RUN,
+    add_run,
+    batch,
+    register_runtime,
+    register_trainer,
+    runtime_token,
+    trainer_token,
+)
+from tests.factories.client import TestClient, make_client, post, sign_in
 from tests.factories.clocks import ManualClock
-from tests.factories.databases import opened
+from tests.factories.databases import Database, opened
 from tests.factories.world import World
+from workers.contract.leases import LeaseRequest
 from workers.contract.reports import FindingReport
 from workers.control_plane import ControlPlane, Retry
 from workers.training.core.reporter import Reporter, ReporterSettings
@@ -293,7 +304,45 @@ def test_an_attached_run_with_an_impossible_address_is_told_what_is_wrong() -> N
     assert "does not answer" in http_probe("http://[::1")
 
 
-# Workers whose time or right is over
+# Workers whose right or time is over
+
+
+@pytest.fixture
+def run(database: Database, tmp_path: Path) -> str:
+    with database.sessions.begin() as session:
+        add_run(session, tmp_path)
+    return RUN
+
+
+@pytest.mark.parametrize("token", ["wrong", trainer_token(), runtime_token("run0000009")])
+def test_a_runtime_with_a_strange_token_learns_why_and_what_to_do(
+    visitor: TestClient, database: Database, run: str, token: str
+) -> None:
+    answer = post(visitor, "/runtimes/register", register_runtime(), token)
+    assert (answer.status_code, answer.json()["error"]) == (401, "unauthenticated")
+    assert "no runtime token of any attempt" in answer.json()["detail"]
+    assert "cancel the job and launch the run again" in answer.json()["detail"]
+    with database.sessions() as session:
+        assert session.scalars(select(Runtime)).one().registered_at is None
+
+
+@pytest.mark.parametrize("state", [RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED])
+def test_a_trainer_whose_run_is_over_is_told_to_stop_whatever_it_asks(
+    visitor: TestClient, database: Database, run: str, state: RunState
+) -> None:
+    with database.sessions.begin() as session:
+        session.get_one(Run, run).state = state
+    asked: dict[str, BaseModel] = {
+        "/trainers/register": register_trainer(),
+        "/leases": LeaseRequest(run_id=run, attempt=1, held=()),
+        "/reports": batch(_report("late")),
+    }
+    for path, message in asked.items():
+        answer = post(visitor, path, message, trainer_token())
+        assert (answer.status_code, answer.json()["error"]) == (410, "superseded"), path
+        assert f"attempt 1 of run {run} is over: stop" in answer.json()["detail"]
+    with database.sessions() as session:
+        assert session.scalars(select(Finding)).all() == []
 
 
 def test_an_unreadable_run_is_shown_with_what_to_do(tmp_path: Path) -> None:
