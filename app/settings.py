@@ -67,7 +67,7 @@ class Settings(BaseModel):
 
 
 # Variables with our prefix that other parts of the system own.
-_FOREIGN = frozenset({"SKYDECK_URL", "SKYDECK_TOKEN", "SKYDECK_TOKEN_FILE"})
+_FOREIGN = frozenset({"SKYDECK_URL", "SKYDECK_TOKEN"})
 
 
 def load_settings(environ: Mapping[str, str] | None = None, **overrides: object) -> Settings:
