@@ -47,6 +47,8 @@ def _identity(pid: int) -> str | None:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
+    if fields[0] in "ZX":
+        return None  # dead; a container's first process may never take note of it
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     namespace = os.readlink("/proc/self/ns/pid")
     return "\n".join((str(pid), fields[_START_TIME], boot, namespace))

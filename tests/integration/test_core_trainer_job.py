@@ -1,5 +1,6 @@
 """The trainer job around a real process: registration, reports, signals, the exit record."""
 
+import json
 import os
 import signal
 import subprocess
@@ -165,6 +166,18 @@ def test_sigterm_leaves_the_trainer_time_to_end_in_order(job: Job) -> None:
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert (job.directory / "left").exists()
+
+
+def test_a_main_process_that_is_killed_leaves_no_processes_and_a_last_word(job: Job) -> None:
+    process = job.start(ENDLESS)
+    job.wait_for_trainer()
+    main = json.loads(job.plane.bodies["trainers/register"][0])["pid"]
+    assert main != process.pid
+    os.kill(main, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert (process.returncode, job.record().result) == (1, ExitResult.FAILED)
+    assert "killed by SIGKILL" in job.record().detail
+    assert not any(alive(pid) for pid in job.pids())
 
 
 @pytest.mark.parametrize("how", ["410", "stop"])

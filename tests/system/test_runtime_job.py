@@ -20,7 +20,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from workers import preflight
+from workers import ownership, preflight
 from workers.contract import env
 from workers.contract.attempt import AttemptFile
 from workers.contract.exit_record import ExitRecord, ExitResult
@@ -101,6 +101,19 @@ class Job:
     @property
     def home(self) -> Path:
         return home_for(self.name, Path("/tmp"))
+
+    def server(self) -> int:
+        """The serving process; the one that we started is its warden."""
+        return int((self.home / ownership.OWNER_FILE).read_text().split("\n")[0])
+
+    async def kill_all(self) -> None:
+        """As the kernel or a scheduler does it: nobody of the job is left to clean up."""
+        server = self.server()
+        self.process.send_signal(signal.SIGSTOP)
+        os.kill(server, signal.SIGKILL)
+        self.process.send_signal(signal.SIGKILL)
+        await self.process.wait()
+        await processes.wait_dead({server}, END_S)
 
     def log(self) -> str:
         return (self.folder / "job.log").read_text()
@@ -288,13 +301,24 @@ async def test_a_node_that_cannot_do_it_is_a_failed_preflight_with_the_mend(
         assert not runtime.home.exists()
 
 
+async def test_a_killed_server_leaves_nothing_behind_but_its_last_word(tmp_path: Path) -> None:
+    async with job(tmp_path, None) as runtime:
+        await until(lambda: runtime.url() or runtime.process.returncode, READY_S)
+        async with runtime.client() as client:
+            await created(client, "k")
+        os.kill(runtime.server(), signal.SIGKILL)
+        record = await runtime.end()
+        assert record.result is ExitResult.FAILED
+        assert "killed by SIGKILL" in record.detail
+        assert runtime.leftovers() == []
+
+
 async def test_a_killed_server_s_successor_takes_the_leftovers_away(tmp_path: Path) -> None:
     async with job(tmp_path, None) as runtime:
         await until(lambda: runtime.url() or runtime.process.returncode, READY_S)
         async with runtime.client() as client:
             await created(client, "k")
-        runtime.process.send_signal(signal.SIGKILL)
-        await runtime.process.wait()
+        await runtime.kill_all()
         assert runtime.leftovers() != []
         again = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "workers.runtime"),
@@ -318,8 +342,7 @@ async def test_the_next_runtime_on_a_node_removes_what_a_killed_one_left(tmp_pat
         (tmp_path / name).mkdir()
     async with job(tmp_path / "killed", None) as killed:
         await until(lambda: killed.url() or killed.process.returncode, READY_S)
-        killed.process.send_signal(signal.SIGKILL)
-        await killed.process.wait()
+        await killed.kill_all()
         assert killed.leftovers() != []
         async with job(tmp_path / "next", None, warm=0) as runtime:
             await until(lambda: runtime.url() or runtime.process.returncode, READY_S)

@@ -42,6 +42,9 @@ class OneFolder:
     def prepare(self, attempt: AttemptFile) -> Command:
         raise NotImplementedError
 
+    def remove_abandoned(self) -> None:
+        raise NotImplementedError
+
     def progress(self, attempt: AttemptFile) -> NoProgress:
         return NoProgress()
 

@@ -1,6 +1,7 @@
 """What a runtime checks and prepares on its node, without starting anything."""
 
 import json
+import os
 import stat
 import subprocess
 from pathlib import Path
@@ -89,11 +90,22 @@ def test_a_job_s_folder_is_short_and_its_own(tmp_path: Path) -> None:
 
 
 def test_only_folders_whose_server_is_dead_are_abandoned(tmp_path: Path) -> None:
-    for name in ("sd-alive000", "sd-dead0000", "sd-reused00", "sd-unseen00", "sd-unknown0"):
+    for name in (
+        "sd-alive000",
+        "sd-dead0000",
+        "sd-zombie00",
+        "sd-reused00",
+        "sd-unseen00",
+        "sd-unknown0",
+    ):
         (tmp_path / name).mkdir()
     (tmp_path / "sd-link0000").symlink_to(tmp_path / "sd-dead0000")
     ownership.mark(tmp_path / "sd-alive000")
     owner = (tmp_path / "sd-alive000" / "owner").read_text().split("\n")
+    zombie = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+    start = Path(f"/proc/{zombie.pid}/stat").read_text().rpartition(")")[2].split()[19]
+    (tmp_path / "sd-zombie00" / "owner").write_text("\n".join([str(zombie.pid), start, *owner[2:]]))
     ended = subprocess.Popen(["true"])
     ended.wait()
     dead = [str(ended.pid), "1", *owner[2:]]
@@ -102,7 +114,8 @@ def test_only_folders_whose_server_is_dead_are_abandoned(tmp_path: Path) -> None
     (tmp_path / "sd-unseen00" / "owner").write_text("\n".join([*dead[:3], "pid:[1]"]))
     (tmp_path / "sd-unknown0" / "owner").write_text(owner[0])
     found = {p.name for p in ownership.abandoned(tmp_path, "sd-????????")}
-    assert found == {"sd-dead0000", "sd-reused00"}
+    zombie.wait()
+    assert found == {"sd-dead0000", "sd-zombie00", "sd-reused00"}
 
 
 def test_everything_podman_reads_names_the_job_s_folder_and_nobody_else_can_enter(

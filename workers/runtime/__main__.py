@@ -6,8 +6,9 @@ import logging
 import os
 import sys
 
-from workers.runtime.job import run
-from workers.runtime.settings import SettingsError, read_settings
+from workers.runtime.job import clean_up_killed, run
+from workers.runtime.settings import RuntimeSettings, SettingsError, read_settings
+from workers.warden import guarded
 
 
 def main() -> int:
@@ -22,6 +23,10 @@ def main() -> int:
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    return guarded(lambda: _serve(settings), lambda number: clean_up_killed(settings, number))
+
+
+def _serve(settings: RuntimeSettings) -> int:
     ending = asyncio.run(run(settings))
     print(f"runtime: {ending.result.value} {ending.detail}", file=sys.stderr, flush=True)
     return ending.exit_code

@@ -153,14 +153,8 @@ async def _engine(
     settings: RuntimeSettings, stop: Stop
 ) -> AsyncGenerator[tuple[Engine, PodmanHome], None]:
     tool_server = await asyncio.to_thread(build, settings.cache)
-    node = preflight.this_node(settings.path)
-    home = PodmanHome(
-        root=home_for(settings.job_name, settings.temporary),
-        rootless=node.rootless,
-        cgroups=preflight.can_limit(node),
-        hidden_hierarchy=preflight.UNIFIED if preflight.hybrid_cgroups(node) else None,
-    )
-    await _until_stopped(stop, _remove_abandoned(home, settings))
+    home = _home(settings)
+    await _until_stopped(stop, _remove_abandoned(home, settings, spare=home.root))
     opening = PodmanEngine.open(home, settings.path, tool_server)
     engine = await _until_stopped(stop, opening)
     log.info("%s in %s", engine.description, home.root)
@@ -170,13 +164,39 @@ async def _engine(
         await engine.close()
 
 
-async def _remove_abandoned(home: PodmanHome, settings: RuntimeSettings) -> None:
-    """A job that was killed outright could not clean up, and its next attempt has another name."""
+def _home(settings: RuntimeSettings) -> PodmanHome:
+    node = preflight.this_node(settings.path)
+    return PodmanHome(
+        root=home_for(settings.job_name, settings.temporary),
+        rootless=node.rootless,
+        cgroups=preflight.can_limit(node),
+        hidden_hierarchy=preflight.UNIFIED if preflight.hybrid_cgroups(node) else None,
+    )
+
+
+async def _remove_abandoned(
+    home: PodmanHome, settings: RuntimeSettings, spare: Path | None = None
+) -> None:
+    """A job that was killed outright could not clean up, and its next attempt has another name.
+    ``spare``: a predecessor's of the same name is cleared by the engine's start."""
     for root in ownership.abandoned(home.root.parent, HOMES):
-        if root == home.root:
-            continue  # a predecessor's of the same name: the engine's start clears it
-        log.info("removing %s: its server is dead", root)
-        await PodmanService(replace(home, root=root), settings.path).remove()
+        if root != spare:
+            log.info("removing %s: its server is dead", root)
+            await PodmanService(replace(home, root=root), settings.path).remove()
+
+
+def clean_up_killed(settings: RuntimeSettings, number: signal.Signals) -> int:
+    """Removes what a killed server of this job left, and has its last word. The exit code."""
+    ending = Ending(
+        ExitResult.FAILED,
+        f"the runtime's server was killed by {number.name}; was the job's memory too small?",
+    )
+    try:
+        asyncio.run(_remove_abandoned(_home(settings), settings))
+    finally:
+        if not _record_path(settings).exists():
+            write_exit_record(settings, ending)
+    return ending.exit_code
 
 
 async def _load_images(engine: Engine, settings: RuntimeSettings) -> None:
@@ -377,10 +397,14 @@ def write_exit_record(settings: RuntimeSettings, ending: Ending) -> None:
         exit_code=ending.exit_code,
         detail=ending.detail[-4000:],
     )
-    path = env.exit_record_path(settings.attempt_dir, ROLE, settings.index, settings.generation)
+    path = _record_path(settings)
     part = path.with_suffix(f".{os.getpid()}.part")
     with part.open("w") as file:
         file.write(record.model_dump_json())
         file.flush()
         os.fsync(file.fileno())
     part.rename(path)
+
+
+def _record_path(settings: RuntimeSettings) -> Path:
+    return env.exit_record_path(settings.attempt_dir, ROLE, settings.index, settings.generation)

@@ -12,6 +12,7 @@ from workers.contract.attempt import AttemptFile
 from workers.training.core.build import read_attempt
 from workers.training.core.job import JobIdentity, TrainerJob, stop_on_signals
 from workers.training.integrations.base import Integration
+from workers.warden import guarded
 
 _INTEGRATIONS = {
     "verl": ("workers.training.integrations.verl.integration", "VerlIntegration"),
@@ -32,6 +33,10 @@ def main() -> int:
         {**environment, **attempt.spec.trainer.environment},
         echo=_echo,
     )
+    return guarded(lambda: _run(job), job.clean_up_killed)
+
+
+def _run(job: TrainerJob) -> int:
     stop_on_signals(job)
     return job.run()
 

@@ -28,7 +28,7 @@ from workers.training.core import preflight
 from workers.training.core.build import make_reporter
 from workers.training.core.clock import Clock
 from workers.training.core.errors import AttemptSuperseded, PreflightFailed
-from workers.training.core.processes import adopt_orphans
+from workers.training.core.processes import adopt_orphans, end_descendants
 from workers.training.core.sidecar import Ending, Sidecar, Status, Stop
 from workers.training.integrations.base import Integration, IntegrationError
 
@@ -97,6 +97,21 @@ class TrainerJob:
         self._write_record(ending)
         log.info("end: %s %s", ending.result, ending.detail)
         return ending.exit_code
+
+    def clean_up_killed(self, number: signal.Signals) -> int:
+        """Tidies up after a process of this job that was killed outright while it was in
+        :meth:`run`, and has its last word. The job's exit code."""
+        end_descendants()
+        if self._record_path().exists():
+            return 1
+        self._integration().remove_abandoned()
+        reporter = make_reporter(self._attempt, "warden", self._clock, all_sources=True)
+        reporter.start()
+        reporter.close(_LAST_REPORTS_STOPPED_S)
+        text = f"the trainer job's main process was killed by {number.name};"
+        text += f" was the job's memory too small?\n{reporter.left_behind()}"
+        self._write_record(Ending(ExitResult.FAILED, 1, text.strip()))
+        return 1
 
     def _run(self) -> Ending:
         failures = preflight.failures(self._attempt, self._python())
@@ -213,10 +228,13 @@ class TrainerJob:
             detail=ending.detail[-4000:],
             last_step=ending.last_step,
         )
-        path = env.exit_record_path(
-            Path(self._attempt.attempt_dir), _ROLE, record.index, record.generation
+        write_durably(self._record_path(), record.model_dump_json())
+
+    def _record_path(self) -> Path:
+        identity = self._identity
+        return env.exit_record_path(
+            Path(self._attempt.attempt_dir), _ROLE, identity.index, identity.generation
         )
-        write_durably(path, record.model_dump_json())
 
 
 def write_durably(path: Path, text: str) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
 _POLL_S = 0.1
+_KILL_ROUNDS = 50
 
 Wait = Callable[[float], object]
 
@@ -48,6 +49,17 @@ def _parent(entry: Path) -> int | None:
     except (OSError, ValueError):
         return None
     return None if state == "Z" else int(parent)
+
+
+def end_descendants() -> None:
+    """SIGKILL until nobody is left, for processes whose parent was killed."""
+    for _ in range(_KILL_ROUNDS):
+        left = descendants(os.getpid())
+        if not left:
+            return
+        for pid in left:
+            _send(pid, signal.SIGKILL)
+        threading.Event().wait(_POLL_S)
 
 
 class TrainerProcess:

@@ -104,6 +104,10 @@ class Integration(Protocol):
         """
         ...
 
+    def remove_abandoned(self) -> None:
+        """Removes scratch folders on this node whose owner was killed."""
+        ...
+
     def progress(self, attempt: AttemptFile) -> ProgressReader: ...
 
     def checkpoints(self, attempt: AttemptFile) -> tuple[Path, ...]:

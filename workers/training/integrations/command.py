@@ -66,6 +66,9 @@ class CommandIntegration:
             directory=directory,
         )
 
+    def remove_abandoned(self) -> None:
+        """A foreign trainer's scratch is its own affair."""
+
     def progress(self, attempt: AttemptFile) -> ProgressReader:
         return CommandProgress(MetricsTail(Path(attempt.attempt_dir) / METRICS_FILE))
 

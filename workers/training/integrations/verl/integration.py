@@ -92,7 +92,7 @@ class VerlIntegration:
             f"{attempt.installation}/{attempt.run_id}/{attempt.attempt}/{secrets.token_hex(4)}"
         )
         scratch = self._scratch / f"sdr-{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
-        self._remove_abandoned()
+        self.remove_abandoned()
         scratch.mkdir(mode=0o700, parents=True)
         ownership.mark(scratch)
         token = scratch / "token"
@@ -100,7 +100,7 @@ class VerlIntegration:
         token.write_text(secrets.token_hex(32))
         return scratch
 
-    def _remove_abandoned(self) -> None:
+    def remove_abandoned(self) -> None:
         """A trainer job that was killed outright could not remove its own."""
         for left in ownership.abandoned(self._scratch, SCRATCHES):
             shutil.rmtree(left, ignore_errors=True)
