@@ -47,7 +47,10 @@ def summarise(
         "evaluation": _evaluation(evaluation),
         "checkpoints": {
             "complete": sum(1 for row in checkpoints if row["complete"]),
-            "partial": sum(1 for row in checkpoints if not row["complete"]),
+            "partial": sum(1 for row in checkpoints if not row["complete"] and row["bytes"]),
+            "deleted_by_trainer": sum(
+                1 for row in checkpoints if not row["complete"] and not row["bytes"]
+            ),
         },
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
@@ -120,7 +123,11 @@ def table(summary: Row) -> str:
             "held-out tasks, temperature 1",
             f"{_shown(judged['before'])} -> {_shown(judged['after'])}",
         ),
-        ("checkpoints", f"{marks['complete']} complete, {marks['partial']} partial"),
+        (
+            "checkpoints",
+            f"{marks['complete']} complete, {marks['partial']} partial, "
+            f"{marks['deleted_by_trainer']} deleted by the trainer",
+        ),
         ("seconds", ", ".join(f"{name} {value:g}" for name, value in summary["seconds"].items())),
     ]
     return "\n".join(f"{name:>30}  {value}" for name, value in rows)

@@ -46,7 +46,11 @@ def step(number: int, reward: float) -> dict[str, Any]:
 
 
 STEPS = [step(number, number / 10) for number in range(1, 11)]
-CHECKPOINTS = [{"complete": True}, {"complete": False}]
+CHECKPOINTS = [
+    {"complete": True, "bytes": 9},
+    {"complete": False, "bytes": 4},
+    {"complete": False, "bytes": 0},
+]
 
 
 def summary(**totals: int) -> dict[str, Any]:
@@ -58,7 +62,7 @@ def test_a_run_in_which_everything_happened_is_proof() -> None:
     assert shortfalls(made) == []
     assert made["reward"]["first_fifth"] == pytest.approx(0.15)
     assert made["reward"]["ratio"] == pytest.approx(6.33)
-    assert made["checkpoints"] == {"complete": 1, "partial": 1}
+    assert made["checkpoints"] == {"complete": 1, "partial": 1, "deleted_by_trainer": 1}
 
 
 @pytest.mark.parametrize(
