@@ -14,6 +14,7 @@ from workers.preflight import Check, Node, can_limit, check_runtime, failed
 from workers.runtime.images import ImageBuildError, build_task_image, read_recipe
 from workers.runtime.podman_home import PodmanHome, home_for, seccomp_profile
 from workers.runtime.settings import SettingsError, read_settings
+from workers.runtime.toolserver.build import ToolServerBuildError, build
 
 PURE = "25 1 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n"
 HYBRID = PURE + "26 25 0:23 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
@@ -190,3 +191,17 @@ def test_an_archive_that_exists_is_used_and_a_missing_tool_is_named(
     with pytest.raises(ImageBuildError, match="apt-get install mmdebstrap"):
         build_task_image(tmp_path / "new.tar", read_recipe(), said.append)
     assert list(tmp_path.glob(".*")) == []
+
+
+def test_a_home_that_cannot_be_written_is_told_with_the_mend(tmp_path: Path) -> None:
+    (tmp_path / "home").touch()  # root may write everywhere, but not below a file
+    with pytest.raises(ToolServerBuildError, match="home folder that this node can write") as told:
+        build(tmp_path / "home" / ".cache" / "skydeck")
+    assert str(tmp_path / "home") in str(told.value)
+
+
+def test_a_compiler_that_fails_leaves_nothing_in_the_cache(tmp_path: Path) -> None:
+    (tmp_path / "broken.c").write_text("not C")
+    with pytest.raises(ToolServerBuildError, match="broken.c"):
+        build(tmp_path / "cache", tmp_path / "broken.c")
+    assert list((tmp_path / "cache").iterdir()) == []

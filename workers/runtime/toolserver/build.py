@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("toolserver.c")
@@ -29,18 +30,36 @@ def build(cache: Path, source: Path = SOURCE) -> Path:
         raise ToolServerBuildError(
             "no C compiler for the sandbox tool server; install one: apt-get install gcc libc6-dev"
         )
-    cache.mkdir(parents=True, exist_ok=True)
+    _make_writable(cache)
     part = cache / f".{binary.name}.{os.getpid()}"
-    done = subprocess.run(
-        [compiler, *FLAGS, "-o", str(part), str(source)],
-        capture_output=True,
-        text=True,
-        timeout=COMPILE_DEADLINE_S,
-        check=False,
-    )
-    if done.returncode != 0:
+    try:
+        _compile((compiler, *FLAGS, "-o", str(part), str(source)), source)
+        part.chmod(0o755)
+        part.rename(binary)
+    finally:
         part.unlink(missing_ok=True)
-        raise ToolServerBuildError(f"compiling {source} failed:\n{done.stderr[-2000:]}")
-    part.chmod(0o755)
-    part.rename(binary)
     return binary
+
+
+def _make_writable(cache: Path) -> None:
+    mend = (
+        "the job's user needs a home folder that this node can write: make it writable, or use"
+        " nodes that have it"
+    )
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ToolServerBuildError(f"{cache} cannot be made ({error.strerror}); {mend}") from error
+    if not os.access(cache, os.W_OK | os.X_OK):
+        raise ToolServerBuildError(f"{cache} cannot be written; {mend}")
+
+
+def _compile(command: Sequence[str], source: Path) -> None:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=COMPILE_DEADLINE_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ToolServerBuildError(f"compiling {source} failed: {error}") from error
+    if done.returncode != 0:
+        raise ToolServerBuildError(f"compiling {source} failed:\n{done.stderr[-2000:]}")
