@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from app.db.tables import Attempt, Checkpoint, Installation, Job, Run, Runtime, Sweep
 from app.domain.admit import Waiting, admitted
-from app.domain.model import AttemptView, JobView, RuntimeView, RunView
+from app.domain.model import AttemptView, JobView, RuntimeView, RunView, Saved
 from app.domain.states import RUN_FINAL, Desired, RunState
 from workers.contract.exit_record import ExitRecord, ExitResult
 from workers.contract.spec import RunSpec
@@ -57,6 +57,7 @@ def load(session: Session, run_id: str) -> RunView | None:
     if run is None:
         return None
     of_attempt = (run_id, run.attempt)
+    attempt = _attempt_view(session, run)
     jobs = session.scalars(_of(Job, *of_attempt).order_by(Job.id))
     runtimes = session.scalars(_of(Runtime, *of_attempt).order_by(Runtime.id))
     return RunView(
@@ -68,7 +69,7 @@ def load(session: Session, run_id: str) -> RunView | None:
         state=run.state,
         state_since=run.state_since,
         version=run.version,
-        attempt=_attempt_view(session, run),
+        attempt=attempt,
         attempt_number=run.attempt,
         attempts_without_checkpoint=run.attempts_without_checkpoint,
         reason=run.reason,
@@ -78,6 +79,7 @@ def load(session: Session, run_id: str) -> RunView | None:
         jobs=tuple(_job_view(job) for job in jobs),
         runtimes=tuple(_runtime_view(runtime) for runtime in runtimes),
         avoid_nodes=_avoid_nodes(session, run_id),
+        resumable=_resumable(session, run_id, attempt),
         admitted=_admitted(session, run),
     )
 
@@ -108,6 +110,21 @@ def _attempt_view(session: Session, run: Run) -> AttemptView | None:
         saved_checkpoint=session.scalar(newer.limit(1)) is not None,
         **columns,
     )
+
+
+def _resumable(session: Session, run_id: str, attempt: AttemptView | None) -> tuple[Saved, ...]:
+    if attempt is None or attempt.prepared_at is not None:
+        return ()
+    complete = (
+        select(Checkpoint.path, Checkpoint.step)
+        .where(
+            Checkpoint.run_id == run_id,
+            Checkpoint.attempt < attempt.number,
+            Checkpoint.complete.is_(True),
+        )
+        .order_by(Checkpoint.step.desc(), Checkpoint.attempt.desc())
+    )
+    return tuple(Saved(path, step) for path, step in session.execute(complete))
 
 
 def _job_view(row: Job) -> JobView:

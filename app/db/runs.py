@@ -13,8 +13,9 @@ from sqlalchemy import Select, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.db import events, facts, run_events
+from app.db import runtimes as runtime_rows
 from app.db.run_views import ATTEMPT_COLUMNS, JOB_COLUMNS, installation_id, load
-from app.db.tables import Attempt, Checkpoint, Finding, Job, Run, Runtime, Sweep
+from app.db.tables import Attempt, Finding, Job, Run, Runtime, Sweep
 from app.domain.findings import Finding as Symptom
 from app.domain.findings import explain
 from app.domain.model import JobView, RuntimeView, RunView
@@ -26,6 +27,7 @@ from app.domain.states import (
     RUNTIME_ALLOWED,
     Desired,
     JobState,
+    Role,
     RunState,
     RuntimeState,
 )
@@ -208,11 +210,8 @@ def _store_attempt(session: Session, before: RunView, after: RunView, now: datet
     if new is None or new == old:
         return
     row = _attempt_row(session, after.id, new.number, started_at=new.started_at)
-    fresh = old is None or old.number != new.number
     for column in ATTEMPT_COLUMNS:
         setattr(row, column, getattr(new, column))
-    if fresh:
-        _resume_from(session, row)
 
 
 def _attempt_row(
@@ -224,23 +223,6 @@ def _attempt_row(
         row = Attempt(run_id=run_id, number=number, started_at=started_at)
         session.add(row)
     return row
-
-
-def _resume_from(session: Session, row: Attempt) -> None:
-    """The newest complete checkpoint of any earlier attempt; fixed when the attempt begins."""
-    newest = session.scalar(
-        select(Checkpoint)
-        .where(
-            Checkpoint.run_id == row.run_id,
-            Checkpoint.attempt < row.number,
-            Checkpoint.complete.is_(True),
-        )
-        .order_by(Checkpoint.step.desc(), Checkpoint.attempt.desc())
-        .limit(1)
-    )
-    if newest is not None:
-        row.resume_checkpoint = newest.path
-        row.resume_step = newest.step
 
 
 def _store_job(
@@ -260,6 +242,9 @@ def _store_job(
         session.execute(update(Job).where(Job.name == old.name).values(values))
     if old is None or old.state is not new.state:
         run_events.report_job(session, run, old, new, now)
+        if new.final and new.role is Role.RUNTIME:
+            # Its server can no longer say so: containers end with their job.
+            runtime_rows.end_sandboxes(session, run.id, new, new.ended_at or now)
 
 
 def _store_runtime(

@@ -8,7 +8,9 @@ from sqlalchemy.orm import Session
 
 from app.db.engine import ReadSession
 from app.db.tables import Attempt, Job, Lease, Runtime, Sandbox
+from app.domain.model import JobView
 from app.domain.states import Role, RuntimeState
+from workers.contract.sandbox_api import SandboxState
 
 
 def lock_job(
@@ -114,6 +116,21 @@ def add_lease(session: Session, lease: Lease) -> None:
 
 def forget_leases(session: Session, run_id: str, expired_before: datetime) -> None:
     session.execute(delete(Lease).where(Lease.run_id == run_id, Lease.expires_at < expired_before))
+
+
+def end_sandboxes(session: Session, run_id: str, job: JobView, at: datetime) -> None:
+    """Whatever this generation's sandboxes were last heard to do: they are gone."""
+    session.execute(
+        update(Sandbox)
+        .where(
+            Sandbox.run_id == run_id,
+            Sandbox.attempt == job.attempt,
+            Sandbox.runtime_index == job.index,
+            Sandbox.generation == job.generation,
+            Sandbox.state.not_in((SandboxState.GONE, SandboxState.FAILED)),
+        )
+        .values(state=SandboxState.GONE, ended_at=at)
+    )
 
 
 def known_sandboxes(session: ReadSession, ids: Sequence[str]) -> dict[str, Sandbox]:

@@ -121,6 +121,14 @@ class AttemptView:
 
 
 @dataclass(frozen=True)
+class Saved:
+    """A complete checkpoint, as it was reported."""
+
+    path: str
+    step: int
+
+
+@dataclass(frozen=True)
 class RunView:
     """A run with the jobs and runtimes of its current attempt, and what was observed of them."""
 
@@ -144,6 +152,8 @@ class RunView:
     runtimes: tuple[RuntimeView, ...] = ()
     avoid_nodes: tuple[str, ...] = ()
     """Nodes on which a preflight of this run failed."""
+    resumable: tuple[Saved, ...] = ()
+    """Of earlier attempts, the newest first; known until the attempt is prepared."""
     admitted: bool = True
     reachable: bool = True
     """The scheduler answered the look that this view rests on."""
@@ -177,7 +187,13 @@ class RunView:
         """Without what was only seen: two views that agree in this need no writing."""
         jobs = tuple(replace(job, duplicates=()) for job in self.jobs)
         return replace(
-            self, jobs=jobs, admitted=True, reachable=True, probe_error="", avoid_nodes=()
+            self,
+            jobs=jobs,
+            admitted=True,
+            reachable=True,
+            probe_error="",
+            avoid_nodes=(),
+            resumable=(),
         )
 
     def newest_runtimes(self) -> tuple[RuntimeView, ...]:

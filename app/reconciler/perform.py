@@ -15,6 +15,7 @@ from app.domain.model import (
     PrepareAttempt,
     Release,
     RunView,
+    Saved,
     Submit,
 )
 from app.domain.naming import attempt_directory
@@ -67,6 +68,7 @@ def perform(run: RunView, effects: tuple[Effect, ...], with_: Workshop) -> RunVi
 
 
 def _prepare(run: RunView, with_: Workshop) -> RunView:
+    run = _resume(run)
     directory, tokens = files.prepare(
         run, with_.runs_dir, with_.control_plane_file, with_.new_token
     )
@@ -79,6 +81,19 @@ def _prepare(run: RunView, with_: Workshop) -> RunView:
         trainer_token_hash=tokens.trainer,
     )
     return replace(run, attempt=attempt)
+
+
+def _resume(run: RunView) -> RunView:
+    """Go on from the newest checkpoint that is still there: people delete large folders."""
+    assert run.attempt is not None
+    newest: Saved | None = None
+    for saved in run.resumable:
+        if Path(saved.path).exists():
+            newest = saved
+            break
+        log.warning("run %s: checkpoint %s is gone, an older one is used", run.id, saved.path)
+    path, step = (newest.path, newest.step) if newest else (None, 0)
+    return replace(run, attempt=replace(run.attempt, resume_checkpoint=path, resume_step=step))
 
 
 def _submit(run: RunView, job: JobView, with_: Workshop) -> JobView:

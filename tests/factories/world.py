@@ -225,15 +225,20 @@ class World:
                 .values(state=RuntimeState.DRAINING)
             )
 
+    def checkpoint(self, run_id: str, attempt: int, step: int) -> Path:
+        return self.folder / "checkpoints" / run_id / f"a{attempt}" / str(step)
+
     def save_checkpoint(self, run_id: str, step: int, complete: bool = True) -> None:
         with self.sessions.begin() as session:
             run = session.get_one(Run, run_id)
+            path = self.checkpoint(run_id, run.attempt, step)
+            path.mkdir(parents=True, exist_ok=True)
             session.merge(
                 Checkpoint(
                     run_id=run_id,
                     attempt=run.attempt,
                     step=step,
-                    path=f"/checkpoints/{run_id}/a{run.attempt}/{step}",
+                    path=str(path),
                     complete=complete,
                     bytes=1,
                     parts={},

@@ -1,15 +1,19 @@
 """Another attempt, or the end."""
 
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
+from app.db.tables import Sandbox
 from app.domain.states import JobState, Reason, RunState
 from slurm.port import SlurmState
 from tests.factories.world import World
 from workers.contract import env
 from workers.contract.attempt import AttemptFile
 from workers.contract.exit_record import ExitResult
+from workers.contract.sandbox_api import SandboxState
 
 
 @pytest.fixture
@@ -33,9 +37,53 @@ def test_the_next_attempt_resumes_from_the_newest_complete_checkpoint(world: Wor
     world.until(run, RunState.RUNNING)
     directory = world.settings.runs_dir / run / "a2"
     told = AttemptFile.model_validate_json((directory / env.ATTEMPT_FILE_NAME).read_text())
-    assert told.resume_from == f"/checkpoints/{run}/a1/20"
+    assert told.resume_from == str(world.checkpoint(run, 1, 20))
     assert told.resume_step == 20
     assert told.attempt_dir == str(directory)
+
+
+def test_a_checkpoint_that_was_deleted_is_not_resumed_from(world: World) -> None:
+    run = world.launch()
+    world.until(run, RunState.RUNNING)
+    world.save_checkpoint(run, 10)
+    world.save_checkpoint(run, 20)
+    world.checkpoint(run, 1, 20).rmdir()
+    _lose_node(world, run)
+    world.until(run, RunState.RUNNING)
+    attempt = world.view(run).attempt
+    assert attempt is not None
+    assert attempt.resume_checkpoint == str(world.checkpoint(run, 1, 10))
+    assert attempt.resume_step == 10
+
+
+def test_sandboxes_of_a_runtime_whose_job_ended_are_gone(world: World) -> None:
+    run = world.launch()
+    world.until(run, RunState.RUNNING)
+    with world.sessions.begin() as session:
+        for name, state in (("busy", SandboxState.READY), ("broken", SandboxState.FAILED)):
+            session.add(_sandbox(run, name, state, world.now))
+    world.cancel(run)
+    world.until(run, RunState.CANCELLED)
+    with world.sessions() as session:
+        found = {box.id: box for box in session.scalars(select(Sandbox))}
+    assert found["busy"].state is SandboxState.GONE
+    assert found["busy"].ended_at is not None
+    assert found["broken"].state is SandboxState.FAILED
+
+
+def _sandbox(run: str, name: str, state: SandboxState, at: datetime) -> Sandbox:
+    return Sandbox(
+        id=name,
+        run_id=run,
+        attempt=1,
+        runtime_index=0,
+        generation=1,
+        client_key=name,
+        state=state,
+        image="",
+        labels={},
+        created_at=at,
+    )
 
 
 def test_an_attempt_has_names_directory_and_tokens_of_its_own(world: World) -> None:
