@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sqlalchemy.engine import make_url
+
+from app.db.engine import NETWORK_FILE_SYSTEMS, file_system_of
 from app.schedulers import choose, has_slurm
 from app.settings import Settings
 
@@ -58,10 +61,27 @@ def _data_folder(settings: Settings, machine: Machine) -> Iterator[Check]:
         folder = folder.parent
     free = machine.free_bytes(folder)
     text = f"{settings.home}, {free / 1024**3:.1f} GiB free"
-    if free < MIN_FREE_BYTES:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        mend = "give it to the user that runs Skydeck, or use another --data-dir"
+        yield Check("data folder", "error", f"{folder} cannot be written", mend)
+    elif free < MIN_FREE_BYTES:
         yield Check("data folder", "error", text, "free some space, or use another --data-dir")
     else:
         yield Check("data folder", "ok", text)
+    yield _database(settings, machine)
+
+
+def _database(settings: Settings, machine: Machine) -> Check:
+    url = make_url(settings.resolved_database_url)
+    if url.get_backend_name() != "sqlite" or url.database is None:
+        return Check("database", "ok", url.render_as_string(hide_password=True))
+    mounts = machine.root / "proc/self/mountinfo"
+    text = mounts.read_text() if mounts.exists() else ""
+    kind = file_system_of(Path(url.database).expanduser().resolve(), text)
+    if kind in NETWORK_FILE_SYSTEMS:
+        mend = "set SKYDECK_DATABASE_URL to a SQLite file on a local disk, or to PostgreSQL"
+        return Check("database", "error", f"{url.database} lies on {kind}: SQLite loses data", mend)
+    return Check("database", "ok", f"{url.database} on {kind or 'a local disk'}")
 
 
 def _scheduler(settings: Settings, machine: Machine) -> Iterator[Check]:

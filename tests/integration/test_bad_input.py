@@ -20,6 +20,10 @@ import pytest
 from pydantic import BaseModel
 from sqlalchemy import select
 
+from app.__main__ import parser
+from app.cli import runs
+from app.cli.client import ApiClient
+from app.cli.exit_codes import Exit
 from app.db.tables import Finding, Run, Runtime
 from app.domain.spec import build_spec
 from app.domain.states import RunState
@@ -117,6 +121,16 @@ def test_up_in_a_folder_that_cannot_be_written_names_it(tmp_path: Path) -> None:
     read_only = f"{disk(home, '1m')}; mount -o remount,ro {home}"
     done = skydeck("up", "--port", "0", "--data-dir", str(home), prepare=read_only)
     told(done, f"data folder {home}: Read-only file system", "choose another with --data-dir")
+
+
+def test_doctor_finds_a_data_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    home = tmp_path / "data"
+    read_only = f"{disk(home, '1m')}; mount -o remount,ro {home}"
+    done = skydeck("doctor", "--json", "--data-dir", str(home), prepare=read_only)
+    assert done.returncode == Exit.UNHEALTHY
+    found = {check["name"]: check for check in json.loads(done.stdout)}["data folder"]
+    assert (found["verdict"], found["text"]) == ("error", f"{home} cannot be written")
+    assert "use another --data-dir" in found["mend"]
 
 
 def test_up_with_a_site_profile_that_is_missing_says_so_before_it_starts_children(
@@ -281,6 +295,19 @@ def test_paths_that_cannot_be_seen_are_warned_of_and_never_refused(client: TestC
     found = client.get(f"/api/v1/runs/{run}/findings").json()["items"]
     assert sorted(finding["text"] for finding in found) == sorted(answer["plan"]["warnings"])
     assert {finding["severity"] for finding in found} == {"warning"}
+
+
+def test_a_launch_on_the_command_line_prints_what_cannot_be_seen(
+    client: TestClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "spec.yaml").write_text(json.dumps(SPEC))
+    token = client.headers["Authorization"].removeprefix("Bearer ")
+    api = ApiClient(str(client.base_url), token, transport=client._transport)
+    args = parser().parse_args(["launch", str(tmp_path / "spec.yaml"), "--json"])
+    assert runs.launch(args, api) is Exit.OK
+    printed = capsys.readouterr()
+    assert "warning: trainer.model_path /nowhere/model is not visible from here" in printed.err
+    assert json.loads(printed.out)["state"] == "PENDING", "what programs read stays what it was"
 
 
 @pytest.mark.parametrize(

@@ -80,3 +80,18 @@ def test_auto_takes_the_local_scheduler_where_slurm_is_missing_and_says_why(
     made = machine(tmp_path, missing=["sbatch"])
     found = {c.name: c for c in examine(Settings(data_dir=tmp_path), made)}["scheduler"]
     assert found.text.startswith("local (auto: sbatch and squeue are not on PATH)")
+
+
+def test_a_database_on_a_network_file_system_is_an_error_unless_it_lies_elsewhere(
+    tmp_path: Path,
+) -> None:
+    made = machine(tmp_path)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    mounts = f"1 0 0:1 / / rw - ext4 /dev/sda rw\n2 1 0:2 / {tmp_path} rw - nfs4 server:/x rw\n"
+    (tmp_path / "proc/self/mountinfo").write_text(mounts)
+    found = {c.name: c for c in examine(Settings(data_dir=tmp_path), made)}["database"]
+    assert (found.verdict, "SKYDECK_DATABASE_URL" in found.mend) == ("error", True)
+    for url in ("sqlite:////var/tmp/skydeck.db", "postgresql+psycopg://ada:secret@host/skydeck"):
+        checks = examine(Settings(data_dir=tmp_path, database_url=url), made)
+        assert verdicts(checks)["database"] == "ok"
+        assert "secret" not in str(checks)
