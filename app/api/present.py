@@ -20,16 +20,16 @@ from app.db.engine import ReadSession
 from app.db.tables import Attempt, Run
 from app.services import views_groups, views_overview, views_rollout, views_run
 from app.services.views_groups import SweepPoint, SweepRow, SweepView
-from app.services.views_overview import RunRow
+from app.services.views_overview import RunOutline
 
 
-def run(row: RunRow) -> RunOut:
+def run(row: RunOutline) -> RunOut:
     return RunOut.model_validate(_run(row.run, row.experiment, row.attempt))
 
 
 def run_by_id(session: ReadSession, run_id: str) -> RunOut:
     found = views_run.get_run(session, run_id)
-    return run(views_overview.rows(session, [found])[0])
+    return run(views_overview.outlines(session, [found])[0])
 
 
 def run_detail(session: ReadSession, run_id: str) -> RunDetailOut:

@@ -69,7 +69,7 @@ def index(
         text=text,
         before=cursor,
     )
-    page = views_overview.list_runs(session, wanted, limit)
+    page = views_overview.list_outlines(session, wanted, limit)
     return {"items": [present.run(row) for row in page.rows], "next_cursor": page.next_cursor}
 
 

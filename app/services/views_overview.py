@@ -31,13 +31,25 @@ class RunFilter:
 
 
 @dataclass(frozen=True)
-class RunRow:
+class RunOutline:
+    """What costs no look at the rollouts."""
+
     run: Run
     experiment: str
     attempt: Attempt | None
+
+
+@dataclass(frozen=True)
+class RunRow(RunOutline):
     truths: tuple[Truth, ...]
     reward: tuple[float, float] | None
     """Mean of the first and of the last fifth of the steps."""
+
+
+@dataclass(frozen=True)
+class OutlinePage:
+    rows: tuple[RunOutline, ...]
+    next_cursor: str | None
 
 
 @dataclass(frozen=True)
@@ -55,14 +67,22 @@ class Choices:
 
 
 def list_runs(session: ReadSession, wanted: RunFilter, limit: int = PAGE_SIZE) -> RunPage:
-    query = select(Run).order_by(Run.created_at.desc(), Run.id.desc()).limit(limit + 1)
-    found = list(session.scalars(query.where(*_conditions(session, wanted))))
-    shown = found[:limit]
-    more = shown[-1].id if len(found) > limit else None
+    shown, more = _page(session, wanted, limit)
     return RunPage(tuple(rows(session, shown)), more)
 
 
-def rows(session: ReadSession, runs: Sequence[Run]) -> list[RunRow]:
+def list_outlines(session: ReadSession, wanted: RunFilter, limit: int) -> OutlinePage:
+    shown, more = _page(session, wanted, limit)
+    return OutlinePage(tuple(outlines(session, shown)), more)
+
+
+def _page(session: ReadSession, wanted: RunFilter, limit: int) -> tuple[Sequence[Run], str | None]:
+    query = select(Run).order_by(Run.created_at.desc(), Run.id.desc()).limit(limit + 1)
+    found = list(session.scalars(query.where(*_conditions(session, wanted))))
+    return found[:limit], found[limit - 1].id if len(found) > limit else None
+
+
+def outlines(session: ReadSession, runs: Sequence[Run]) -> list[RunOutline]:
     ids = [run.id for run in runs]
     wanted = {run.experiment_id for run in runs}
     found = session.execute(select(Experiment.id, Experiment.name).where(Experiment.id.in_(wanted)))
@@ -71,22 +91,28 @@ def rows(session: ReadSession, runs: Sequence[Run]) -> list[RunRow]:
         (attempt.run_id, attempt.number): attempt
         for attempt in session.scalars(select(Attempt).where(Attempt.run_id.in_(ids)))
     }
+    return [
+        RunOutline(run, names.get(run.experiment_id, ""), attempts.get((run.id, run.attempt)))
+        for run in runs
+    ]
+
+
+def rows(session: ReadSession, runs: Sequence[Run]) -> list[RunRow]:
+    ids = [run.id for run in runs]
     jobs = _jobs(session, ids)
     total, known = totals(session, ids), steps(session, ids)
     return [
         RunRow(
-            run=run,
-            experiment=names.get(run.experiment_id, ""),
-            attempt=attempts.get((run.id, run.attempt)),
+            **vars(outline),
             truths=truths(
-                run.state,
-                [job for job in jobs[run.id] if job.attempt == run.attempt],
-                total.get(run.id, _Totals()),
-                known[run.id],
+                outline.run.state,
+                [job for job in jobs[outline.run.id] if job.attempt == outline.run.attempt],
+                total.get(outline.run.id, _Totals()),
+                known[outline.run.id],
             ),
-            reward=first_and_last(known[run.id]),
+            reward=first_and_last(known[outline.run.id]),
         )
-        for run in runs
+        for outline in outlines(session, runs)
     ]
 
 

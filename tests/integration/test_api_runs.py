@@ -1,11 +1,13 @@
 """Launch, list, show and cancel through HTTP."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 
 from app.db.tables import Event, Run
 from app.domain.states import Desired, RunState
@@ -173,6 +175,29 @@ def test_every_part_of_a_run_answers_and_an_unknown_run_is_not_found(client: Tes
     for part in [*parts, "/runtimes", "/jobs", "/findings"]:
         assert client.get(f"/api/v1/runs/{identity}{part}").status_code == 200
         assert client.get(f"/api/v1/runs/nobody{part}").json()["error"] == "not_found"
+
+
+def test_run_list_reads_no_rollout(client: TestClient, database: Database) -> None:
+    _launch(client)
+    with statements(database) as sent:
+        assert len(client.get("/api/v1/runs").json()["items"]) == 1
+    assert sent
+    assert not [statement for statement in sent if "FROM rollout" in statement]
+
+
+@contextmanager
+def statements(database: Database) -> Iterator[list[str]]:
+    """Every statement that the database is sent meanwhile."""
+    sent: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        sent.append(statement)
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(database.engine, "before_cursor_execute", note)
 
 
 @pytest.mark.parametrize(
