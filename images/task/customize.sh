@@ -6,10 +6,10 @@ cd "$root"
 
 cat >etc/passwd <<'END'
 root:x:0:0:root:/root:/bin/bash
-agent:x:1000:1000:agent:/testbed:/bin/bash
+agent:x:65530:65530:agent:/testbed:/bin/bash
 nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
 END
-printf 'root:x:0:\nagent:x:1000:\nnogroup:x:65534:\n' >etc/group
+printf 'root:x:0:\nagent:x:65530:\nnogroup:x:65534:\n' >etc/group
 : >etc/resolv.conf
 rm -f etc/hostname
 
@@ -18,7 +18,7 @@ ln -sf mawk usr/bin/awk
 ln -sf python3 usr/bin/python
 
 mkdir -p testbed
-chown 1000:1000 testbed
+chown 65530:65530 testbed
 chmod 755 testbed
 
 rm -rf usr/share/doc usr/share/man usr/share/info usr/share/locale usr/share/lintian \

@@ -202,6 +202,6 @@ def test_a_home_that_cannot_be_written_is_told_with_the_mend(tmp_path: Path) -> 
 
 def test_a_compiler_that_fails_leaves_nothing_in_the_cache(tmp_path: Path) -> None:
     (tmp_path / "broken.c").write_text("not C")
-    with pytest.raises(ToolServerBuildError, match="broken.c"):
+    with pytest.raises(ToolServerBuildError, match=r"broken\.c"):
         build(tmp_path / "cache", tmp_path / "broken.c")
     assert list((tmp_path / "cache").iterdir()) == []

@@ -10,6 +10,11 @@ from typing import NewType, Protocol
 
 ContainerId = NewType("ContainerId", str)
 
+SANDBOX_UID = 65530
+"""User and group in every sandbox; images must let it write the task's folder. Where podman runs
+as root this is the host's number too, so it must be nobody's there: neither a person's (1000 and
+up) nor a service's (systemd takes 61184 to 65519). Users have 65536 subordinate ids, so it fits."""
+
 
 class SandboxRuntimeError(Exception):
     """Root of everything that the runtime raises on purpose."""

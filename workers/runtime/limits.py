@@ -6,7 +6,7 @@ ignores them. What is reported at registration is what was seen to happen here.
 
 from workers.contract.sandbox_api import Limit
 from workers.contract.spec import RuntimeSpec
-from workers.runtime.engine import Engine, LimitNotEnforced
+from workers.runtime.engine import SANDBOX_UID, Engine, LimitNotEnforced
 from workers.runtime.pool import Box
 from workers.runtime.toolclient import Command, Outcome
 
@@ -41,8 +41,8 @@ async def measure(engine: Engine, box: Box, spec: RuntimeSpec) -> tuple[Limit, .
         ),
         Limit(
             name="user",
-            requested="1000",
-            enforced=status.get("Uid", "0").split()[0] == "1000",
+            requested=str(SANDBOX_UID),
+            enforced=status.get("Uid", "0").split()[0] == str(SANDBOX_UID),
             evidence=f"Uid {status.get('Uid', '?').split()[0]} in /proc/self/status",
         ),
         await _memory(box, spec.sandbox_memory_mb),

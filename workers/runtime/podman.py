@@ -18,6 +18,7 @@ import podman
 
 from workers.runtime import processes, toolclient
 from workers.runtime.engine import (
+    SANDBOX_UID,
     ContainerId,
     ContainerPlan,
     ContainerView,
@@ -35,7 +36,7 @@ API = "http://podman/v4.0.0/libpod"
 CALL_DEADLINE_S = 60.0
 LOAD_DEADLINE_S = 600.0
 KILL_DEADLINE_S = 10.0
-SANDBOX_USER = "1000:1000"
+SANDBOX_USER = f"{SANDBOX_UID}:{SANDBOX_UID}"
 _CHUNK = 1 << 20
 
 

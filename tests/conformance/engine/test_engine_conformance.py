@@ -11,7 +11,13 @@ from engine_backends import IMAGE, World
 
 from workers.contract.spec import RuntimeSpec
 from workers.runtime import limits
-from workers.runtime.engine import ContainerId, ImageUnavailable, NameTaken, NoSuchContainer
+from workers.runtime.engine import (
+    SANDBOX_UID,
+    ContainerId,
+    ImageUnavailable,
+    NameTaken,
+    NoSuchContainer,
+)
 from workers.runtime.pool import Box
 from workers.runtime.toolclient import Command, Outcome, ToolClient, ToolServerLost
 
@@ -163,7 +169,7 @@ async def test_a_sandbox_cannot_make_namespaces_or_write_outside_its_places(worl
     out = await tools.run(Command(("python3", "-c", script)))
     assert out.stdout.split()[0] == b"-1"
     out = await sh(tools, "touch /etc/x /usr/x /x; echo x > /run/skydeck/toolserver; id -u")
-    assert out.stdout == b"1000\n"
+    assert out.stdout == f"{SANDBOX_UID}\n".encode()
     assert out.stderr.count(b"ermission denied") == 4 or b"Read-only" in out.stderr
     await world.engine.remove(container)
 
