@@ -33,6 +33,9 @@ _NOT_SENT = (
 )
 """Certainly nothing happened: the request never left this machine."""
 
+_NOT_NOW = ("maxsubmitjob", "grpsubmitjob")
+"""This user has as many jobs in the queue as the site allows: refused now, not for good."""
+
 _LOST = (
     "timed out",
     "unable to contact slurm controller",
@@ -94,6 +97,8 @@ def submit_error(name: str, result: CommandResult) -> SchedulerError:
     if result.timed_out or result.returncode < 0:
         return SubmitAmbiguous(name, f"sbatch: {result.text}")
     if result.returncode == _PROGRAM_MISSING or any(word in text for word in _NOT_SENT):
+        return SchedulerUnreachable(f"sbatch: {result.text}")
+    if any(word in text for word in _NOT_NOW):
         return SchedulerUnreachable(f"sbatch: {result.text}")
     for words, category in _REJECTIONS:
         if words in text:

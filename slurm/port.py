@@ -62,7 +62,7 @@ class SchedulerError(Exception):
 
 
 class SchedulerUnreachable(SchedulerError):
-    """It did not answer, and nothing happened. Look again later; change no state."""
+    """It did not answer, or not now, and nothing happened. Look again later; change no state."""
 
 
 class SubmitRejected(SchedulerError):

@@ -48,7 +48,7 @@ def intend(run: RunView, decision: Decision, now: datetime) -> RunView:
 def _submitting(job: JobView, now: datetime) -> JobView:
     # A repeated submission starts a settle window of its own.
     job = job.to(JobState.SUBMITTING, now)
-    return replace(job, submit_started_at=now, absent_since=None)
+    return replace(job, submit_started_at=now, absent_since=None, detail="")
 
 
 def _close(run: RunView, close: Close, now: datetime) -> RunView:

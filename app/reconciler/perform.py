@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from app.clock import Clock
@@ -31,6 +31,9 @@ from slurm.port import (
 )
 
 log = logging.getLogger(__name__)
+
+AGAIN = timedelta(seconds=15)
+"""Before a submission that certainly did not happen is repeated."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ def _submit(run: RunView, job: JobView, with_: Workshop) -> JobView:
         return replace(job.to(JobState.REJECTED, now), detail=error.text, ended_at=now)
     except SchedulerUnreachable as error:
         log.warning("job %s was not submitted, later again: %s", job.name, error)
-        return job.to(JobState.PLANNED, with_.clock())
+        now = with_.clock()
+        return replace(job.to(JobState.PLANNED, now), detail=str(error), not_before=now + AGAIN)
     except SubmitAmbiguous as error:
         log.warning("job %s may have been submitted: %s", job.name, error)
         return job

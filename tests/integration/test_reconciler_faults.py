@@ -84,6 +84,19 @@ def test_crash_after_submit_releases_one_job_only(world: World) -> None:
     assert len(world.cluster.submitted()) == 2, "the job was found by its name, not sent again"
 
 
+def test_a_refusal_for_now_is_shown_and_not_repeated_with_every_tick(world: World) -> None:
+    run = _at_first_submit(world)
+    world.effect_faults += [Fault(FaultKind.FAIL_BEFORE)]
+    world.tick()
+    job = world.view(run).runtime_jobs[0]
+    assert (job.state, job.detail != "") == (JobState.PLANNED, True)
+    before = len(world.events("job.state"))
+    world.tick()
+    assert len(world.events("job.state")) == before
+    _started_once(world, run)
+    assert world.view(run).runtime_jobs[0].detail == ""
+
+
 def test_answer_to_submit_lost_is_found_by_name(world: World) -> None:
     run = _at_first_submit(world)
     world.faults += [OK, Fault(FaultKind.ANSWER_LOST)]

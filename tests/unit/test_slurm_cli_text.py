@@ -113,6 +113,17 @@ def test_a_request_that_never_left_did_not_happen(text: str) -> None:
     assert isinstance(cli_text.submit_error("sd-x", failed(text)), SchedulerUnreachable)
 
 
+@pytest.mark.parametrize(
+    "limit", ["AssocMaxSubmitJobLimit", "QOSMaxSubmitJobPerUserLimit", "QOSGrpSubmitJobsLimit"]
+)
+def test_a_full_queue_is_waited_out_and_is_no_refusal(limit: str) -> None:
+    text = (
+        f"sbatch: error: {limit}\nsbatch: error: Batch job submission failed: Job violates "
+        "accounting/QOS policy (job submit limit, user's size and/or time limits)"
+    )
+    assert isinstance(cli_text.submit_error("sd-x", failed(text)), SchedulerUnreachable)
+
+
 def test_a_missing_program_did_not_happen() -> None:
     result = failed("bash: line 1: exec: sbatch: not found", 127)
     assert isinstance(cli_text.submit_error("sd-x", result), SchedulerUnreachable)
