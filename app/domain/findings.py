@@ -81,6 +81,12 @@ def unprepared(folder: str, why: str) -> Finding:
     return Finding("attempt_unprepared", "error", f"{text}. Next: {action}; it is tried again.")
 
 
+def runtime_unusable(why: str) -> Finding:
+    """An attached run waits for a runtime that somebody else started."""
+    action = "start that runtime, or cancel this run and launch it with another runtime_url"
+    return Finding("runtime_unusable", "warning", f"{why}. The run waits for it. Next: {action}.")
+
+
 def unsteppable(error: BaseException) -> Finding:
     """A fault of ours. The text of the error may hold anything: it is for the log."""
     text = f"the reconciler cannot go on with this run ({type(error).__name__})"

@@ -8,6 +8,7 @@ from datetime import datetime
 from app.db import runs
 from app.db.engine import Sessions, open_read
 from app.domain.decide import decide
+from app.domain.findings import runtime_unusable
 from app.domain.intend import intend
 from app.domain.model import Absent, JobView, Policy, RunView, Seen
 from app.domain.project import project
@@ -48,6 +49,9 @@ def reconcile_one(
     if loaded is None:
         return False
     known = _observe(loaded, snapshot, now, policy, workshop, probe)
+    if known.probe_error:
+        with sessions.begin() as session:
+            runs.tell(session, run_id, runtime_unusable(known.probe_error), now)
     decision = decide(known, now, policy)
     intended = intend(known, decision, now)
     stored = _store(sessions, loaded, intended, now)

@@ -4,7 +4,9 @@ import stat
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
+from app.db.tables import Finding
 from app.domain.states import Reason, RunState
 from app.ids import token_hash
 from app.reconciler.loop import SOON
@@ -82,6 +84,10 @@ def test_an_attached_run_waits_for_the_runtime_of_somebody_else_then_needs_no_ow
     run = world.launch(ATTACHED)
     world.run_for(30)
     assert world.state(run) is RunState.PENDING
+    with world.sessions() as session:
+        found = session.scalars(select(Finding)).one()
+    assert (found.code, found.run_id) == ("runtime_unusable", run)
+    assert "no answer" in found.text
     wrong[0] = ""
     world.until(run, RunState.RUNNING)
     assert world.view(run).runtime_jobs == ()
