@@ -98,8 +98,11 @@ def read_token(token_file: Path) -> str:
         if token_file.stat().st_mode & _GROUP_AND_OTHERS:
             raise Rejected(f"{token_file} is readable by others; make it private: chmod 600")
         return token_file.read_text().strip()
-    except OSError as error:
+    except (FileNotFoundError, PermissionError) as error:
         raise Rejected(f"{token_file}: cannot read the token ({error.strerror})") from error
+    except OSError as error:
+        # A shared file system in trouble comes back; the work must not end for it.
+        raise Unavailable(f"{token_file}: cannot read the token ({error.strerror})") from error
 
 
 def _interpret(path: str, response: httpx.Response, answer: type[Answer]) -> Answer:

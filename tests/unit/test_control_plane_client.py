@@ -1,5 +1,6 @@
 """The client of the internal API: what is tried again, what is told apart, where secrets lie."""
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -133,6 +134,21 @@ def test_no_address_is_an_outage(files: tuple[Path, Path], text: str | None) -> 
 def test_a_token_that_others_may_read_is_refused(files: tuple[Path, Path]) -> None:
     files[1].chmod(0o640)
     with pytest.raises(Rejected, match="chmod 600"):
+        read_token(files[1])
+
+
+def test_a_token_file_on_a_file_system_in_trouble_is_an_outage_and_a_missing_one_is_not(
+    files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(_: Path) -> str:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_text", stale)
+        with pytest.raises(Unavailable, match="Stale"):
+            read_token(files[1])
+    files[1].unlink()
+    with pytest.raises(Rejected, match="No such file"):
         read_token(files[1])
 
 
