@@ -7,17 +7,14 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Coroutine
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Awaitable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 from workers import ownership, preflight
 from workers.contract import env
-from workers.contract.exit_record import ExitRecord, ExitResult
-from workers.contract.registration import RegisterRuntime
+from workers.contract.exit_record import ExitResult
 from workers.contract.sandbox_api import Limit, StopReason
-from workers.contract.version import CONTRACT_VERSION
 from workers.control_plane import (
     AsyncControlPlane,
     Conflict,
@@ -29,10 +26,19 @@ from workers.control_plane import (
 from workers.runtime import limits
 from workers.runtime.auth import TokenCheck, read_token
 from workers.runtime.clock import Clock
+from workers.runtime.ending import (
+    Ending,
+    Stop,
+    Stopped,
+    record_path,
+    until_stopped,
+    write_exit_record,
+)
 from workers.runtime.engine import Engine, EngineError, LimitNotEnforced, SandboxRuntimeError
 from workers.runtime.podman import PodmanEngine
 from workers.runtime.podman_home import HOMES, PodmanHome, PodmanService, home_for
 from workers.runtime.pool import Pool
+from workers.runtime.presence import keep_known
 from workers.runtime.sandboxes import Sandboxes
 from workers.runtime.server import create_app, listen, own_address, serving
 from workers.runtime.service import Identity, RuntimeService
@@ -42,50 +48,9 @@ from workers.runtime.toolserver.build import ToolServerBuildError, build
 
 log = logging.getLogger(__name__)
 
-Result = TypeVar("Result")
-
-ROLE = "runtime"
 TICK_S = 1.0
-SILENT_PAUSE_S = 5.0
-DRAIN_S = 8.0
+DRAIN_S = 4.0
 LAST_HEARTBEAT_S = 2.0
-EXIT_CODES = {ExitResult.FAILED: 1, ExitResult.PREFLIGHT_FAILED: 3}
-
-
-@dataclass(frozen=True)
-class Ending:
-    result: ExitResult
-    detail: str = ""
-
-    @property
-    def exit_code(self) -> int:
-        return EXIT_CODES.get(self.result, 0)
-
-
-class Stopped(Exception):
-    """Unwinds the start when the job is told to end before it serves."""
-
-    def __init__(self, ending: Ending) -> None:
-        super().__init__(ending.detail)
-        self.ending = ending
-
-
-class Stop:
-    """Why the job ends; the first reason counts."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-        self._ending: Ending | None = None
-
-    def __call__(self, ending: Ending) -> None:
-        if self._ending is None:
-            self._ending = ending
-        self._event.set()
-
-    async def wait(self) -> Ending:
-        await self._event.wait()
-        assert self._ending is not None
-        return self._ending
 
 
 async def run(settings: RuntimeSettings) -> Ending:
@@ -121,7 +86,7 @@ async def _work(settings: RuntimeSettings, stop: Stop) -> Ending:
     token = read_token(settings.attempt_dir / env.TOKEN_SANDBOX)
     async with _engine(settings, stop) as (engine, home):
         spec = settings.attempt.spec.runtime
-        await _until_stopped(stop, _load_images(engine, settings))
+        await until_stopped(stop, _load_images(engine, settings))
         pool = _pool(engine, home, settings)
         clock = Clock()
         sandboxes = Sandboxes(Slots(spec.slots), pool, clock)
@@ -131,7 +96,7 @@ async def _work(settings: RuntimeSettings, stop: Stop) -> Ending:
             check_token=TokenCheck(token),
             engine=engine.description,
         )
-        service.limits = await _until_stopped(stop, _probe(engine, pool, settings))
+        service.limits = await until_stopped(stop, _probe(engine, pool, settings))
         for limit in service.limits:
             log.info("limit %s: enforced=%s (%s)", limit.name, limit.enforced, limit.evidence)
         return await _serve(settings, service, pool, stop)
@@ -154,9 +119,9 @@ async def _engine(
 ) -> AsyncGenerator[tuple[Engine, PodmanHome], None]:
     tool_server = await asyncio.to_thread(build, settings.cache)
     home = _home(settings)
-    await _until_stopped(stop, _remove_abandoned(home, settings, spare=home.root))
+    await until_stopped(stop, _remove_abandoned(home, settings, spare=home.root))
     opening = PodmanEngine.open(home, settings.path, tool_server)
-    engine = await _until_stopped(stop, opening)
+    engine = await until_stopped(stop, opening)
     log.info("%s in %s", engine.description, home.root)
     try:
         yield engine, home
@@ -194,7 +159,7 @@ def clean_up_killed(settings: RuntimeSettings, number: signal.Signals) -> int:
     try:
         asyncio.run(_remove_abandoned(_home(settings), settings))
     finally:
-        if not _record_path(settings).exists():
+        if not record_path(settings).exists():
             write_exit_record(settings, ending)
     return ending.exit_code
 
@@ -257,7 +222,7 @@ async def _serve(
         async with serving(create_app(service), listener):
             log.info("serving at %s", url)
             loops = (
-                _keep_known(control_plane, service, url, stop),
+                keep_known(control_plane, service, url, stop),
                 _keep_tidy(service.sandboxes),
             )
             tasks = [asyncio.ensure_future(_watched(loop, stop)) for loop in loops]
@@ -309,59 +274,6 @@ async def _watched(work: Awaitable[None], stop: Stop) -> None:
         stop(Ending(ExitResult.FAILED, f"{type(error).__name__}: {error}"))
 
 
-async def _keep_known(
-    control_plane: AsyncControlPlane, service: RuntimeService, url: str, stop: Stop
-) -> None:
-    """Registers, then sends heartbeats. A silent control plane changes nothing here: running
-    rollouts need none. Superseded and Conflict end the job."""
-    while True:
-        try:
-            pause = (await control_plane.register_runtime(_registration(service, url))).heartbeat_s
-            break
-        except Unavailable as error:
-            log.warning("registration: %s", error)
-            await asyncio.sleep(SILENT_PAUSE_S)
-    service.not_ready = ""
-    log.info("registered")
-    while True:
-        await _heartbeat(control_plane, service, stop)
-        await asyncio.sleep(pause)
-
-
-async def _heartbeat(control_plane: AsyncControlPlane, service: RuntimeService, stop: Stop) -> None:
-    message = service.heartbeat()
-    try:
-        answer = await control_plane.runtime_heartbeat(message)
-    except Unavailable as error:
-        log.warning("heartbeat: %s", error)
-        return
-    service.sandboxes.acknowledge(message.sandboxes)
-    if answer.drain:
-        service.sandboxes.close_door()
-    drained = service.sandboxes.draining and service.sandboxes.slots.used == 0
-    if answer.stop or drained:
-        stop(Ending(ExitResult.DRAINED, "the control plane said stop"))
-
-
-def _registration(service: RuntimeService, url: str) -> RegisterRuntime:
-    identity = service.identity
-    return RegisterRuntime(
-        contract_version=CONTRACT_VERSION,
-        run_id=identity.attempt.run_id,
-        attempt=identity.attempt.attempt,
-        index=identity.index,
-        generation=identity.generation,
-        job_name=identity.job_name,
-        scheduler_job_id=identity.scheduler_job_id,
-        hostname=identity.hostname,
-        pid=identity.pid,
-        url=url,
-        slots=service.sandboxes.slots.total,
-        engine=service.engine,
-        limits=service.limits,
-    )
-
-
 async def _keep_tidy(sandboxes: Sandboxes) -> None:
     while True:
         try:
@@ -369,42 +281,3 @@ async def _keep_tidy(sandboxes: Sandboxes) -> None:
         except EngineError as error:
             log.warning("tidying: %s", error)
         await asyncio.sleep(TICK_S)
-
-
-async def _until_stopped(stop: Stop, work: Coroutine[Any, Any, Result]) -> Result:
-    """The work's result; or Stopped, with the work cancelled, if the job is told to end first."""
-    working = asyncio.ensure_future(work)
-    told = asyncio.ensure_future(stop.wait())
-    await asyncio.wait((working, told), return_when=asyncio.FIRST_COMPLETED)
-    if working.done():
-        told.cancel()
-        return working.result()
-    working.cancel()
-    await asyncio.wait((working,))
-    raise Stopped(told.result())
-
-
-def write_exit_record(settings: RuntimeSettings, ending: Ending) -> None:
-    """Whole or not at all: written beside its place and renamed."""
-    record = ExitRecord(
-        contract_version=CONTRACT_VERSION,
-        run_id=settings.attempt.run_id,
-        attempt=settings.attempt.attempt,
-        role=ROLE,
-        index=settings.index,
-        generation=settings.generation,
-        result=ending.result,
-        exit_code=ending.exit_code,
-        detail=ending.detail[-4000:],
-    )
-    path = _record_path(settings)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    with part.open("w") as file:
-        file.write(record.model_dump_json())
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(path)
-
-
-def _record_path(settings: RuntimeSettings) -> Path:
-    return env.exit_record_path(settings.attempt_dir, ROLE, settings.index, settings.generation)
