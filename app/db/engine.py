@@ -5,6 +5,7 @@ from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 from sqlalchemy import Connection, Engine, Result, ScalarResult, Select, create_engine, event
 from sqlalchemy.engine import URL, ExceptionContext, make_url
+from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.errors import Invalid, Unavailable
@@ -153,6 +154,8 @@ _POSTGRES_TROUBLE = {
 def _translate(context: ExceptionContext) -> None:
     """Trouble around the database becomes Unavailable; faults of ours stay what they are."""
     error = context.original_exception
+    if isinstance(context.sqlalchemy_exception, DataError):
+        raise Invalid("the request holds a text or a number that the database cannot") from error
     state = getattr(error, "sqlstate", None)
     if isinstance(state, str):
         text = next((t for code, t in _POSTGRES_TROUBLE.items() if state.startswith(code)), None)

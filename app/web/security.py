@@ -4,9 +4,9 @@ from urllib.parse import urlsplit
 
 from fastapi import Request, Response
 
+from app.api.deps import COOKIE
 from app.errors import Forbidden
 
-COOKIE = "skydeck_token"
 COOKIE_SECONDS = 30 * 24 * 3600
 
 HEADERS = {

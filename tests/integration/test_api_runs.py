@@ -218,6 +218,13 @@ def test_number_that_no_database_holds_is_refused(client: TestClient, path: str)
     assert answer.status_code == 422
 
 
+@pytest.mark.parametrize("path", ["/api/v1/runs?text=%00", "/api/v1/runs/%00", "/?q=%00"])
+def test_text_that_a_database_refuses_is_no_fault_of_the_server(
+    client: TestClient, path: str
+) -> None:
+    assert client.get(path).status_code in (200, 404, 422)
+
+
 def test_show_keeps_the_four_truths_apart(client: TestClient) -> None:
     identity = _launch(client).json()["id"]
     truths = client.get(f"/api/v1/runs/{identity}").json()["truths"]

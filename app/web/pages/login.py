@@ -4,11 +4,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form, Query, Request, Response
 
-from app.api.deps import Here, Reader
+from app.api.deps import COOKIE, Here, Reader
 from app.errors import Unauthenticated
 from app.services import tokens
 from app.web import render
-from app.web.security import COOKIE, HEADERS, set_cookie
+from app.web.security import HEADERS, set_cookie
 from app.web.shell import needs_own_form, see_other
 
 router = APIRouter()
