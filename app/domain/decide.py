@@ -156,6 +156,13 @@ def _stop(run: RunView, end: End) -> Decision:
     )
 
 
+def abandon(run: RunView, why: str) -> Decision:
+    """Stop a run that we cannot step: its jobs are then ended as after any other reason."""
+    if run.state in RUN_FINAL or run.state is RunState.STOPPING:
+        return Decision()
+    return _stop(run, End(Reason.INTERNAL_ERROR, why))
+
+
 def _end_job(job: JobView, now: datetime, policy: Policy) -> tuple[Effect, ...]:
     if job.state is JobState.PLANNED or settled(job, now, policy):
         return (Abandon(job.name),)

@@ -1,6 +1,7 @@
 """The loop: who reconciles, which runs are due, one step each, wake or wait."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from threading import Event
@@ -21,7 +22,7 @@ from app.reconciler.hearing import Hearing
 from app.reconciler.orphans import sweep
 from app.reconciler.perform import Workshop
 from app.reconciler.probe import http_probe
-from app.reconciler.reconcile import Probe, reconcile_one
+from app.reconciler.reconcile import Probe, give_up, reconcile_one
 from app.reconciler.snapshot import Missing, Snapshot, look
 from app.settings import Settings
 from slurm.port import Scheduler
@@ -37,6 +38,8 @@ SOON = timedelta(milliseconds=200)
 WAKE = timedelta(seconds=1)
 """How often the event table is asked whether something happened."""
 AFTER_FAILURE = timedelta(seconds=30)
+GIVE_UP_AFTER = 20
+"""Failed steps of one run without a good one between them: ten minutes."""
 
 
 class Reconciler:
@@ -63,6 +66,7 @@ class Reconciler:
         self._led_at = clock()
         self._hearing = Hearing()
         self._swept_at: datetime | None = None
+        self._failures: Counter[str] = Counter()
         self._workshop = Workshop(
             scheduler=scheduler,
             clock=clock,
@@ -145,7 +149,7 @@ class Reconciler:
 
     def _step(self, run_id: str, snapshot: Snapshot, policy: Policy) -> bool:
         try:
-            return reconcile_one(
+            progressed = reconcile_one(
                 run_id, snapshot, policy, self._sessions, self._workshop, self._probe
             )
         except (Unavailable, OperationalError):
@@ -159,7 +163,23 @@ class Reconciler:
             # First out of the way, then told: a failing log must not make a crash loop.
             self._put_off(run_id, findings.unsteppable(error))
             log.exception("run %s: the step failed; next try in %s", run_id, AFTER_FAILURE)
+            self._count_failure(run_id, error)
             return False
+        self._failures.pop(run_id, None)
+        return progressed
+
+    def _count_failure(self, run_id: str, error: Exception) -> None:
+        self._failures[run_id] += 1
+        if self._failures[run_id] < GIVE_UP_AFTER:
+            return
+        del self._failures[run_id]
+        why = f"{GIVE_UP_AFTER} steps in a row failed, the last one by {type(error).__name__}"
+        try:
+            give_up(run_id, why, self._sessions, self._clock())
+        except (Unavailable, OperationalError):
+            raise
+        except Exception:  # the loop boundary: what cannot even be stopped is left as it is
+            log.exception("run %s cannot be stopped", run_id)
 
     def _put_off(self, run_id: str, found: findings.Finding) -> None:
         now = self._clock()

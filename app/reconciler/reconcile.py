@@ -7,7 +7,7 @@ from datetime import datetime
 
 from app.db import runs
 from app.db.engine import Sessions, open_read
-from app.domain.decide import decide
+from app.domain.decide import abandon, decide
 from app.domain.findings import runtime_unusable
 from app.domain.intend import intend
 from app.domain.model import Absent, JobView, Policy, RunView, Seen
@@ -61,6 +61,14 @@ def reconcile_one(
     # A lost race loses only what the next look finds out again.
     _store(sessions, stored, done, workshop.clock())
     return _states(loaded) != _states(done)
+
+
+def give_up(run_id: str, why: str, sessions: Sessions, now: datetime) -> None:
+    """Stop a run whose steps fail. If its stopping fails too, nothing more can be done."""
+    with sessions.begin() as session:
+        run = runs.load(session, run_id)
+        if run is not None:
+            runs.store(session, run, intend(run, abandon(run, why), now), now)
 
 
 def _states(run: RunView) -> object:

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from app.db.tables import Finding
 from app.domain.states import Reason, RunState
 from app.ids import token_hash
-from app.reconciler.loop import SOON
+from app.reconciler.loop import AFTER_FAILURE, GIVE_UP_AFTER, SOON
 from slurm.faulty import Fault, FaultKind
 from tests.factories.world import ATTACHED, RUNTIME_ONLY, World
 from workers.contract import env
@@ -155,3 +155,17 @@ def test_a_scheduler_that_refuses_connections_is_not_hammered(world: World) -> N
         world.tick()
     world.effect_faults += [Fault(FaultKind.FAIL_BEFORE)]
     assert world.reconciler.tick() == world.settings.tick
+
+
+def test_a_run_whose_steps_keep_failing_is_stopped_and_says_why(tmp_path: Path) -> None:
+    def broken(_url: str) -> str:
+        raise ValueError("a bug of ours")
+
+    world = World(tmp_path, probe=broken)
+    run = world.launch(ATTACHED)
+    world.run_for(AFTER_FAILURE.total_seconds() * (GIVE_UP_AFTER - 2))
+    assert world.state(run) is RunState.PENDING
+    world.until(run, RunState.FAILED)
+    view = world.view(run)
+    assert view.reason is Reason.INTERNAL_ERROR
+    assert "ValueError" in view.reason_detail
