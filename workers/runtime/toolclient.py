@@ -3,11 +3,16 @@
 The sandbox can write the socket's folder, so the path is hostile: a symbolic link put there would
 make a plain ``connect`` reach any socket of the host, the engine's own included. The socket is
 therefore opened by handle, without following links, checked, and connected through that handle.
+
+Sending and reading share a plain socket, not an asyncio transport. A command may end without having
+read its stdin; the server then answers and hangs up while we still send. A transport would take the
+broken pipe for the end of the connection and lose the answer that waits to be read.
 """
 
 import asyncio
 import contextlib
 import os
+import socket
 import stat
 import struct
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -20,8 +25,6 @@ SOCKET_NAME = "s"
 CONTROL_DIR_INSIDE = "/run/skydeck/control"
 SERVER_INSIDE = "/run/skydeck/toolserver"
 
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
 _MAGIC = 0x31544B53
 _FLAG_SHELL = 1
 _REQUEST = struct.Struct("<IIIIIIQQ")
@@ -30,6 +33,7 @@ _RESULT = struct.Struct("<iiIQ")
 _STDOUT, _STDERR, _DONE, _ERROR = 1, 2, 3, 4
 _TIMED_OUT, _TRUNCATED = 1, 2 | 4
 _MAX_FRAME = 1 << 20
+_READ_SIZE = 1 << 16
 _GRACE_S = 15.0
 _READY_POLL_S = 0.003
 
@@ -105,8 +109,8 @@ class ToolClient:
     async def run(self, command: Command) -> Outcome:
         """Runs one command to its end. Cancelling this call kills the command's process group."""
         try:
-            async with asyncio.timeout(command.timeout_s + _GRACE_S), self._connect() as streams:
-                return await _converse(command, *streams)
+            async with asyncio.timeout(command.timeout_s + _GRACE_S), self._connect() as connection:
+                return await _converse(command, connection)
         except TimeoutError:
             raise ToolServerLost("the tool server gave no answer after the deadline") from None
         except (OSError, EOFError) as error:
@@ -120,55 +124,75 @@ class ToolClient:
             return False
 
     @contextlib.asynccontextmanager
-    async def _connect(
-        self,
-    ) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter], None]:
-        handle = os.open(self._control_dir / SOCKET_NAME, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            if not stat.S_ISSOCK(os.fstat(handle).st_mode):
-                raise OSError("the sandbox put something else in place of its socket")
-            reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{handle}")
-        finally:
-            os.close(handle)
-        try:
-            yield reader, writer
-        finally:
-            writer.transport.abort()
+    async def _connect(self) -> AsyncGenerator[socket.socket, None]:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.setblocking(False)
+            handle = os.open(
+                self._control_dir / SOCKET_NAME, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+            )
+            try:
+                if not stat.S_ISSOCK(os.fstat(handle).st_mode):
+                    raise OSError("the sandbox put something else in place of its socket")
+                loop = asyncio.get_running_loop()
+                await loop.sock_connect(connection, f"/proc/self/fd/{handle}")
+            finally:
+                os.close(handle)
+            yield connection
 
 
-async def _converse(
-    command: Command, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> Outcome:
-    writer.write(encode(command))
-    feeding = asyncio.ensure_future(_feed(writer, command.stdin)) if command.stdin else None
+async def _converse(command: Command, connection: socket.socket) -> Outcome:
+    sending = asyncio.ensure_future(_send(connection, encode(command), command.stdin))
     try:
-        return await _collect(command, reader)
+        return await _collect(command, _Answer(connection))
     finally:
-        if feeding is not None:
-            feeding.cancel()
-            with contextlib.suppress(asyncio.CancelledError, OSError):
-                await feeding
+        sending.cancel()
+        await asyncio.wait((sending,))
 
 
-async def _feed(writer: asyncio.StreamWriter, data: bytes) -> None:
-    for start in range(0, len(data), _MAX_FRAME):
-        writer.write(data[start : start + _MAX_FRAME])
-        await writer.drain()
+async def _send(connection: socket.socket, *parts: bytes) -> None:
+    """As much as the server takes. One that hung up may have answered: the reading tells."""
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(OSError):
+        for part in parts:
+            await loop.sock_sendall(connection, part)
 
 
-async def _collect(command: Command, reader: asyncio.StreamReader) -> Outcome:
+class _Answer:
+    """What the server sends, cut into the sizes that are asked for."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._held = bytearray()
+
+    async def take(self, size: int) -> bytes:
+        """Raises EOFError when the server hung up before."""
+        loop = asyncio.get_running_loop()
+        while len(self._held) < size:
+            # Reading does not wait while there is something to read: a sandbox that never stops
+            # sending would hold the whole server, and no deadline would fire.
+            await asyncio.sleep(0)
+            data = await loop.sock_recv(self._connection, _READ_SIZE)
+            if not data:
+                raise EOFError("it hung up without a result")
+            self._held += data
+        taken = bytes(self._held[:size])
+        del self._held[:size]
+        return taken
+
+
+async def _collect(command: Command, answer: _Answer) -> Outcome:
     kept = {_STDOUT: bytearray(), _STDERR: bytearray()}
     while True:
-        kind, size = _FRAME.unpack(await reader.readexactly(_FRAME.size))
+        kind, size = _FRAME.unpack(await answer.take(_FRAME.size))
         if size > _MAX_FRAME:
             raise ToolProtocolError(f"a frame of {size} bytes")
-        data = await reader.readexactly(size)
+        data = await answer.take(size)
         if kind == _DONE and size == _RESULT.size:
             return _outcome(data, bytes(kept[_STDOUT]), bytes(kept[_STDERR]))
         if kind == _ERROR:
             raise ToolProtocolError(data.decode("utf-8", "replace"))
-        if kind not in kept or len(kept[kind]) + size > command.output_limit:
-            raise ToolProtocolError(f"a frame of kind {kind} beyond what was asked for")
+        if kind not in kept or not 0 < size <= command.output_limit - len(kept[kind]):
+            raise ToolProtocolError(f"a frame of kind {kind} with {size} bytes was not asked for")
         kept[kind] += data
 
 
