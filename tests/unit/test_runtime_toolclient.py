@@ -1,4 +1,4 @@
-"""What the client of a tool server makes of servers that answer early, hang up, or make things up."""
+"""The client of a tool server against servers that answer early, hang up, or make things up."""
 
 import asyncio
 import socket
