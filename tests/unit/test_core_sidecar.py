@@ -11,7 +11,7 @@ from workers.contract.reports import FindingReport, PhaseReport, Report, StepRep
 from workers.contract.spec import RunSpec, TrainerSpec
 from workers.training.core.clock import Clock
 from workers.training.core.processes import descendants
-from workers.training.core.sidecar import Sidecar, Status, Stop
+from workers.training.core.sidecar import Sidecar, Status, Stop, cause_of
 from workers.training.integrations.base import (
     Command,
     Completeness,
@@ -203,3 +203,15 @@ def test_a_mistake_of_ours_does_not_leave_the_trainer_without_anybody_to_follow_
     with pytest.raises(ValueError, match="nobody can read"):
         world.sidecar.run(Command(("sleep", "300"), {}, tmp_path), {"PATH": "/usr/bin:/bin"})
     assert descendants(os.getpid()) == []
+
+
+def test_the_cause_of_a_failure_is_the_newest_line_that_names_an_exception() -> None:
+    lines = [
+        "Traceback",
+        "  File x",
+        "ray.exceptions.RayTaskError: a",
+        "ValueError: no keys",
+        "bye",
+    ]
+    assert cause_of(lines) == ": ValueError: no keys"
+    assert cause_of(["all is well", "an Error in prose"]) == ""

@@ -6,8 +6,9 @@ what the trainer writes anyway, in one loop that never waits for the network.
 
 import logging
 import queue
+import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -27,6 +28,7 @@ _SEVERITIES: Mapping[str, Literal["info", "warning", "error"]] = {
     "error": "error",
 }
 _TAIL_LINES = 20
+_EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Interrupt)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +192,10 @@ class Sidecar:
             return Ending(self._stop.result, 0, self._stop.detail, last)
         if exit_code != 0:
             tail = "\n".join(self._tail)
-            text = f"the trainer ended with exit code {exit_code}; its last lines:\n{tail}"
+            text = (
+                f"the trainer ended with exit code {exit_code}{cause_of(self._tail)}; "
+                f"its last lines:\n{tail}"
+            )
             return Ending(ExitResult.FAILED, exit_code if exit_code > 0 else 1, text, last)
         return self._completed(last)
 
@@ -201,3 +206,12 @@ class Sidecar:
             text = f"the trainer ended by itself at step {reached} of {trainer.steps}"
             return Ending(ExitResult.FAILED, 1, text, last)
         return Ending(ExitResult.COMPLETED, 0, "", last)
+
+
+def cause_of(lines: Iterable[str]) -> str:
+    """``: SomeError: text`` from the newest line that names an exception; empty without one.
+
+    It comes first, because pages cut a long text at its end.
+    """
+    named = [line.strip() for line in lines if _EXCEPTION.match(line.strip())]
+    return f": {named[-1]}" if named else ""
