@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fastapi.testclient import TestClient
 
 
-PART_IS_MISSING = re.compile("not installed|no Slurm on this machine|needs |no Python here")
+PART_IS_MISSING = re.compile("not installed|no Slurm on this machine|needs ")
 """Reasons of skips that the machine is to blame for; others name a gap of the tested thing."""
 
 

@@ -192,11 +192,12 @@ def _announce(session: Session, worker: Worker, batch: ReportBatch, at: datetime
         "step": max(steps, default=None),
     }
     if rollouts or steps:
-        done = f"; step {max(steps)} is done" if steps else ""
+        told = [f"{rollouts} rollout{'s' * (rollouts != 1)} reported"] if rollouts else []
+        told += [f"step {max(steps)} is done"] if steps else []
         events.append(
             session,
             kind="rollouts.reported" if rollouts else "step.reported",
-            text=f"{rollouts} rollouts were reported{done}",
+            text="; ".join(told),
             at=at,
             run_id=worker.run_id,
             data=data,

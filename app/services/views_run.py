@@ -224,7 +224,10 @@ def findings(session: ReadSession, run_id: str) -> list[Finding]:
 
 
 def events(session: ReadSession, run_id: str, before: int | None = None) -> list[Event]:
-    query = select(Event).where(Event.run_id == run_id).order_by(Event.id.desc())
+    """The newest ones, without those that only say that rollouts arrived: one for each would
+    bury everything else."""
+    telling = (Event.run_id == run_id, Event.kind != "rollouts.reported")
+    query = select(Event).where(*telling).order_by(Event.id.desc())
     if before is not None:
         query = query.where(Event.id < before)
     return list(session.scalars(query.limit(EVENTS_SHOWN)))

@@ -61,7 +61,7 @@ def place(
 def test_a_run_trains_for_real_although_both_processes_are_killed_on_the_way(
     place: LocalPlace, world: Path, paths: dict[str, str]
 ) -> None:
-    api = place.start()
+    api, homes = place.start(), _homes()
     run = _launch(api, place, world, paths)
     running = _until(api, run["id"], lambda r: r["state"] == "RUNNING" or r["state"] in FINAL)
     assert running["state"] == "RUNNING", _why(api, running, place)
@@ -77,6 +77,7 @@ def test_a_run_trains_for_real_although_both_processes_are_killed_on_the_way(
     _assert_four_truths(api, ended)
     _assert_commands_ran_in_sandboxes(api, ended)
     _assert_nothing_of_the_agents_is_on_the_host(place)
+    assert _homes() <= homes, "the runtime left its folder behind"
 
 
 @pytest.mark.timeout(DEADLINE_S)
@@ -199,7 +200,10 @@ def _assert_commands_ran_in_sandboxes(api: ApiClient, run: dict[str, Any]) -> No
 
 def _assert_nothing_of_the_agents_is_on_the_host(place: LocalPlace) -> None:
     """The workspaces' check.py must exist nowhere but inside containers, which are gone."""
-    places = [place.home, Path("/tmp")]
-    found = [path for top in places for path in top.rglob("check.py") if "testbed" in path.parts]
-    assert found == []
-    assert not list(Path("/tmp").glob("sd-*")), "a runtime left its folder behind"
+    assert list(place.home.rglob("check.py")) == []
+    assert not Path("/testbed").exists()
+
+
+def _homes() -> set[Path]:
+    """Folders of the runtimes' private podmans."""
+    return set(Path("/tmp").glob("sd-*"))

@@ -72,7 +72,7 @@ def test_the_suite_holds_for_rootless_podman(
         None,
     )
     if python is None:
-        pytest.skip("no Python here that another user may run and that matches the environment")
+        pytest.skip("this checkout, or its Python, lies in a folder that other users may not enter")
     suite = Path(__file__).parent
     ran = as_user(
         tmp_path,
